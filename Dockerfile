@@ -1,0 +1,79 @@
+# Builds a module image: ZFS for exactly one kernel, and the loader that puts it there.
+#
+#   docker build --build-arg ZFS_VERSION=2.1.5 \
+#     --build-arg KERNEL_IMAGE=docker/for-desktop-kernel:5.15.49-... \
+#     --build-arg BUILDER_IMAGE=linuxkit/alpine:... -t install-zfs:mine .
+#
+# LKT_VERSION and ALPINE_VERSION are shorthands for linuxkit/kernel:... and linuxkit/alpine:...
+
+ARG LKT_VERSION=5.4.39
+ARG ALPINE_VERSION=e2391e0b164c57db9f6c4ae110ee84f766edc430
+ARG KERNEL_IMAGE=linuxkit/kernel:${LKT_VERSION}
+ARG BUILDER_IMAGE=linuxkit/alpine:${ALPINE_VERSION}
+
+FROM ${KERNEL_IMAGE} AS kernel
+
+# What the kernel image holds, for those who look at it from outside. A name in brackets may be
+# missing without an error.
+FROM scratch AS kernel-files
+COPY --from=kernel /kerne[l] /kernel.ta[r] /kernel-dev.ta[r] /kernel-builde[r] /
+
+# `docker buildx build --build-context openzfs=DIR` puts a local file in this one's place.
+FROM scratch AS openzfs
+ARG ZFS_VERSION
+ADD https://github.com/openzfs/zfs/releases/download/zfs-${ZFS_VERSION}/zfs-${ZFS_VERSION}.tar.gz /zfs.tar.gz
+
+FROM ${BUILDER_IMAGE} AS toolchain
+COPY image/toolchain.sh /build/
+RUN sh /build/toolchain.sh
+
+FROM toolchain AS base
+COPY --chmod=755 loader/install-zfs /base/install-zfs
+COPY image/base.sh /build/
+RUN sh /build/base.sh /base
+
+FROM toolchain AS headers
+COPY image/headers.sh /build/
+RUN --mount=type=bind,from=kernel-files,target=/kernel \
+    sh /build/headers.sh /kernel/kernel-dev.tar /headers
+
+# Kernels that differ only in release, seed or symbol versions have the same content here, and so
+# share the next stage.
+FROM toolchain AS alike
+COPY image/alike.sh /build/
+RUN --mount=type=bind,from=headers,source=/headers,target=/headers \
+    sh /build/alike.sh /headers /alike
+
+FROM toolchain AS configured
+ARG ZFS_VERSION
+COPY image/configure.sh /build/
+RUN --mount=type=bind,from=alike,source=/alike,target=/usr/src/linux,rw \
+    --mount=type=bind,from=openzfs,target=/openzfs \
+    sh /build/configure.sh "${ZFS_VERSION}" /openzfs/zfs.tar.gz /zfs
+
+FROM toolchain AS modules
+ARG ZFS_VERSION
+COPY image/modules.sh /build/
+RUN --mount=type=bind,from=headers,source=/headers,target=/usr/src/linux,rw \
+    --mount=type=bind,from=configured,source=/zfs,target=/zfs,rw \
+    --mount=type=bind,from=kernel-files,target=/kernel \
+    sh /build/modules.sh "${ZFS_VERSION}" /out
+
+# Apart from the modules, because a name must not cost a compilation.
+FROM toolchain AS described
+ARG KERNEL_IMAGE
+ARG LKT_VERSION
+ARG KERNEL_NAME
+ARG IMAGE
+COPY image/describe.sh /build/
+RUN --mount=type=bind,from=modules,source=/out,target=/modules \
+    sh /build/describe.sh /modules /described/kernels \
+    "${IMAGE:-}" "${KERNEL_NAME:-${KERNEL_IMAGE:-linuxkit/kernel:${LKT_VERSION:-}}}"
+
+FROM scratch AS description
+COPY --from=described /described/ /
+
+FROM scratch
+COPY --from=base /base/ /
+COPY --from=described /described/ /
+ENTRYPOINT ["/install-zfs"]

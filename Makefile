@@ -1,0 +1,32 @@
+# Everything runs in the lab, which tests/lab/with-lab sets up first. `make help` lists the targets.
+LAB := tests/lab/with-lab
+RUN := $(LAB) $(MAKE) --no-print-directory
+BIN := .venv/bin
+SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab $(wildcard release/*.sh) \
+	$(filter-out %.Dockerfile %.yml,$(wildcard tests/lab/images/*))
+
+.PHONY: help demo test lint clean run-lint run-tests
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+
+demo: ## shows the whole pipeline on real kernels, without any account
+	@$(LAB) $(BIN)/python -m tests.lab.demo
+
+test: ## lint and all tests
+	@$(RUN) run-lint run-tests
+
+lint: ## ruff, mypy, shellcheck
+	@$(RUN) run-lint
+
+clean: ## removes all that the above made, but no Debian packages
+	@tests/lab/clean
+
+run-lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/shellcheck $(SCRIPTS)
+
+run-tests:
+	$(BIN)/pytest

@@ -1,0 +1,36 @@
+#!/bin/sh
+# Copies a kernel's headers without what sets it apart from other builds of the same source: the
+# release's suffix, the build's date and salt, the seed of struct randomisation, and the versions
+# of symbols. ZFS's configure, which asks for interfaces, finds the same answers in the copy; the
+# modules are compiled against the real headers.
+# usage: alike.sh HEADERS ALIKE
+set -eu
+cp -a "$1" "$2"
+cd "$2"
+
+blank() {
+    for file in "$@"; do
+        [ ! -f "$file" ] || : >"$file"
+    done
+}
+
+edit() {
+    script=$1
+    shift
+    for file in "$@"; do
+        [ ! -f "$file" ] || sed -i "$script" "$file"
+    done
+}
+
+release='s/^\(#define UTS_RELEASE "\)\{0,1\}\([0-9.]*[0-9]\)[^"]*/\1\2-alike/'
+edit "$release" include/generated/utsrelease.h include/config/kernel.release
+blank include/generated/compile.h include/generated/utsversion.h include/generated/rustc_cfg
+edit 's/".*"/""/' include/generated/package.h
+salt='\(CONFIG_BUILD_SALT\|CONFIG_LOCALVERSION\)'
+edit "/RANDSTRUCT/d; /^#\$/d; /^# Linux\//d; s/$salt=.*/\1=/; s/$salt \".*\"/\1 \"\"/" \
+    .config include/config/auto.conf include/generated/autoconf.h
+rm -f scripts/basic/randstruct.seed scripts/gcc-plugins/randomize_layout_seed.h \
+    scripts/gcc-plugins/randomize_layout_plugin.so
+blank include/generated/randomize_layout_hash.h include/generated/randstruct_hash.h
+edit 's/^0x[0-9a-f]*/0x00000000/' Module.symvers
+find . -name '.*.cmd' -delete

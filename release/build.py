@@ -1,0 +1,310 @@
+"""Builds module images with BuildKit: modules compiled by the kernel's own compiler.
+
+``docker buildx`` does the building wherever it points to; what it makes comes back as files, so
+that the bytes that get tested are the bytes that get pushed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from release import child
+from release.errors import BuildError, UnbuildableError
+from release.http import redact
+from release.kernel import KernelFiles, expected_vermagic, headers_release, read_banner
+from release.layout import Layout
+from release.reference import Digest, Platform, Reference, architecture
+from release.resolve import Kernel
+
+PROJECT = Path(__file__).parent.parent
+"""The checkout: where the ``Dockerfile`` and what it copies are."""
+
+TIMEOUT_SECONDS = 2 * 60 * 60.0
+_TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
+
+# The lines by which a failed build says why, in the words of gcc, make, configure and our scripts.
+_TELLING = re.compile(
+    r"(error:|\*\*\*|: fatal |(?:ERROR|FATAL): (?:modpost|\")|undefined reference|No space left|"
+    r"^\S+ \S+ modules: |toolchain: the)"
+)
+_STEP_PREFIX = re.compile(r"^#\d+ (?:\d+\.\d+ )?")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a module image says of itself (``kernel.env``, and its labels)."""
+
+    image: str
+    kernel_image: str
+    kernel_release: str
+    kernel_banner: str
+    vermagic: str
+    architecture: str
+    zfs_version: str
+
+    @classmethod
+    def parse(cls, text: str) -> Facts:
+        """Parses ``kernel.env``: a ``key=value`` a line, the value as it is."""
+        values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        try:
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise BuildError(f"kernel.env has no {error.args[0]}", detail=text) from None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that goes into the image of one kernel and one platform."""
+
+    slug: str
+    image: Reference
+    kernel: Kernel
+    platform: Platform
+    builder: Reference
+    zfs: str
+    openzfs: Path
+    """The directory that holds the OpenZFS tarball as ``zfs.tar.gz``."""
+    source: str
+    """The URL of the project that builds this, for the image's label."""
+    revision: str
+    """The project's commit, for the image's label."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.slug}-{architecture(self.platform)}"
+
+    @property
+    def manifest(self) -> Digest:
+        """The digest of the kernel image's manifest for this platform."""
+        return self.kernel.platforms[self.platform]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A module image for one platform, on disk."""
+
+    platform: Platform
+    layout: Layout
+    labels: Mapping[str, str]
+    kernel: Path
+    """The bootable kernel that it is for."""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the image's manifest."""
+        return self.layout.manifest.digest
+
+    @property
+    def kernel_release(self) -> str:
+        return self.labels["install-zfs.kernel-release"]
+
+    @property
+    def kernel_banner(self) -> str:
+        return self.labels["install-zfs.kernel-banner"]
+
+    @property
+    def zfs_version(self) -> str:
+        return self.labels["install-zfs.zfs-version"]
+
+
+class Builder:
+    """Builds in ``cache``, which may be deleted at any time."""
+
+    def __init__(self, cache: Path, environment: Mapping[str, str]) -> None:
+        self.cache = cache
+        self._environment = environment
+
+    def kernel_files(
+        self, image: Reference, manifest: Digest, platform: Platform, builder: Reference
+    ) -> KernelFiles:
+        """Fetches the files of a kernel image, by digest, once."""
+        directory = self._directory(manifest)
+        if not directory.is_dir():
+            part = directory.with_name(f".{directory.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            self._buildx(
+                str(image.at(manifest)),
+                self.cache / "logs" / f"{manifest[7:19]}.kernel.log",
+                *("--platform", platform, "--target", "kernel-files"),
+                *("--build-arg", f"KERNEL_IMAGE={image.at(manifest)}"),
+                *("--build-arg", f"BUILDER_IMAGE={builder}"),
+                *("--output", f"type=local,dest={part}"),
+            )
+            part.replace(directory)
+        return KernelFiles.inside(directory)
+
+    def forget(self, manifest: Digest) -> None:
+        """Frees the room that a kernel image's files take; they can be fetched again."""
+        shutil.rmtree(self._directory(manifest), ignore_errors=True)
+
+    def _directory(self, manifest: Digest) -> Path:
+        return self.cache / "kernels" / manifest.replace(":", "-")
+
+    def log(self, recipe: Recipe) -> Path:
+        return self.cache / "logs" / f"{recipe.name}.build.log"
+
+    def build(self, recipe: Recipe) -> Built:
+        """Builds the image of one platform. What BuildKit has in its cache is not built again.
+
+        Raises:
+            UnbuildableError: the kernel image lacks what a build needs.
+            BuildError: configure, the compiler or a check of the modules refused.
+        """
+        files = self.kernel_files(
+            recipe.kernel.image, recipe.manifest, recipe.platform, recipe.builder
+        )
+        on = str(recipe.kernel.image)
+        if not files.kernel:
+            raise UnbuildableError("the kernel image has no /kernel to test with", on=on)
+        if not files.headers:
+            raise UnbuildableError(
+                "the kernel image has no kernel-dev.tar to compile against", on=on
+            )
+        banner = _banner(files.kernel, files.headers, on)
+        facts = self._describe(recipe)
+        self._check(recipe, facts, files, banner)
+        layout = self._image(recipe, facts)
+        return Built(recipe.platform, layout, layout.labels(), files.kernel)
+
+    def _check(self, recipe: Recipe, facts: Facts, files: KernelFiles, banner: str) -> None:
+        """Holds what was built against what the kernel itself says, before any boot."""
+        vermagic = expected_vermagic(files.modules) if files.modules else None
+        wanted = {
+            "kernel_banner": banner,
+            "vermagic": (vermagic or facts.vermagic).strip(),
+            "zfs_version": recipe.zfs,
+        }
+        for name, value in wanted.items():
+            if (found := getattr(facts, name)) != value:
+                raise BuildError(
+                    f"the modules were built for another {name.replace('_', ' ')}",
+                    on=str(recipe.kernel.image),
+                    detail=f"the kernel has   {value}\nthe modules have {found}",
+                    hint=f"the build's whole log is in {self.log(recipe)}",
+                )
+
+    def _common(self, recipe: Recipe) -> list[str]:
+        return [
+            *("--platform", recipe.platform),
+            *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
+            *("--build-arg", f"KERNEL_NAME={recipe.kernel.image}"),
+            *("--build-arg", f"BUILDER_IMAGE={recipe.builder}"),
+            *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
+            *("--build-arg", f"IMAGE={recipe.image}"),
+            *("--build-context", f"openzfs={recipe.openzfs}"),
+        ]
+
+    def _describe(self, recipe: Recipe) -> Facts:
+        """Compiles, and returns what the modules say of themselves."""
+        directory = self.cache / "descriptions" / recipe.name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        self._buildx(
+            str(recipe.kernel.image),
+            self.log(recipe),
+            *self._common(recipe),
+            *("--target", "description", "--output", f"type=local,dest={directory}"),
+        )
+        (env,) = directory.glob("kernels/*/kernel.env")
+        return Facts.parse(env.read_text())
+
+    def _image(self, recipe: Recipe, facts: Facts) -> Layout:
+        created = int(recipe.kernel.created.timestamp())
+        labels = {
+            "org.opencontainers.image.created": recipe.kernel.created.isoformat(),
+            "org.opencontainers.image.revision": recipe.revision,
+            "org.opencontainers.image.source": recipe.source,
+            "org.opencontainers.image.title": _TITLE,
+            "org.opencontainers.image.version": recipe.zfs,
+            "install-zfs.builder-image": str(recipe.builder),
+            "install-zfs.kernel-banner": facts.kernel_banner,
+            "install-zfs.kernel-digest": recipe.manifest,
+            "install-zfs.kernel-image": str(recipe.kernel.image),
+            "install-zfs.kernel-release": facts.kernel_release,
+            "install-zfs.vermagic": facts.vermagic,
+            "install-zfs.zfs-version": recipe.zfs,
+        }
+        archive = self.cache / "images" / f".{recipe.name}.oci.tar"
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        options = []
+        for name, value in labels.items():
+            options += ["--label", f"{name}={value}"]
+        self._buildx(
+            str(recipe.kernel.image),
+            self.log(recipe).with_suffix(".image.log"),
+            *self._common(recipe),
+            *options,
+            *("--provenance", "false", "--sbom", "false"),
+            *("--build-arg", f"SOURCE_DATE_EPOCH={created}"),
+            # gzip is what every Docker that runs these kernels can read.
+            *(
+                "--output",
+                f"type=oci,dest={archive},rewrite-timestamp=true,compression=gzip,"
+                "force-compression=true",
+            ),
+        )
+        layout = self.cache / "images" / recipe.name
+        shutil.rmtree(layout, ignore_errors=True)
+        with tarfile.open(archive) as tar:
+            tar.extractall(layout, filter="data")
+        archive.unlink()
+        return Layout(layout)
+
+    def _buildx(self, on: str, log: Path, *options: str) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = ["docker", "buildx", "build", "--progress", "plain", *options, str(PROJECT)]
+        started = time.monotonic()
+        with (
+            log.open("wb") as output,
+            child.running(
+                command, stdout=output, stderr=output, env=dict(self._environment)
+            ) as process,
+        ):
+            while process.poll() is None:
+                if time.monotonic() - started > TIMEOUT_SECONDS:
+                    raise BuildError(
+                        f"the build did not end in {TIMEOUT_SECONDS / 60:.0f} minutes",
+                        on=on,
+                        hint=f"its whole log is in {log}",
+                    )
+                time.sleep(0.05)
+            status = process.returncode
+        if status != 0:
+            raise BuildError(
+                "the build failed",
+                on=on,
+                detail=telling_lines(redact(log.read_text(errors="replace"))),
+                hint=f"its whole log is in {log}",
+            )
+
+
+def _banner(kernel: Path, headers: Path, on: str) -> str:
+    """The kernel's banner, after making sure that the headers are the same kernel's."""
+    banner = read_banner(kernel)
+    release = headers_release(headers)
+    if banner.split()[2] != release:
+        raise BuildError(
+            "the kernel and the headers in the kernel image are not of the same kernel",
+            on=on,
+            detail=f"/kernel          {banner.split()[2]}\nkernel-dev.tar   {release}",
+            hint="report it upstream; no module for it can be trusted",
+        )
+    return banner
+
+
+def telling_lines(log: str, most: int = 12) -> str:
+    """The lines of a failed build that say why: the first errors, or else the last lines."""
+    lines = log.splitlines()
+    # BuildKit repeats the failed step below this line.
+    ends = next((n for n, line in enumerate(lines) if line == "------"), len(lines))
+    telling = [_STEP_PREFIX.sub("", line) for line in lines[:ends] if _TELLING.search(line)]
+    if telling:
+        return "\n".join(list(dict.fromkeys(telling))[:most])
+    return "\n".join(lines[-most:])

@@ -1,0 +1,54 @@
+"""Child processes that do not outlive this one: all are ended when a run is interrupted."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+_GRACE_SECONDS = 5.0
+
+_running: set[subprocess.Popen[bytes]] = set()
+_lock = threading.Lock()
+_ended = threading.Event()
+
+
+@contextmanager
+def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts ``command`` (never through a shell) and makes sure that it has ended afterwards.
+
+    Raises:
+        KeyboardInterrupt: the run is being interrupted, nothing is started any more.
+    """
+    with _lock:
+        if _ended.is_set():
+            raise KeyboardInterrupt
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
+        _running.add(process)
+    try:
+        yield process
+    finally:
+        _end(process)
+        with _lock:
+            _running.discard(process)
+
+
+def interrupt() -> None:
+    """Ends all children and starts none any more."""
+    _ended.set()
+    with _lock:
+        processes = tuple(_running)
+    for process in processes:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    process.wait()

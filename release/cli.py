@@ -1,0 +1,284 @@
+"""The command line: arguments in, one exit code out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from release import __version__, versions
+from release.errors import ConfigurationError, ExitCode, ReleaseError
+from release.plan import Observed, Target, desktop_tag, newest_first, plan
+from release.report import Outcome, Report, Status, table, write_json
+from release.sync import Step, World, run, settled
+from release.versions import Entry
+
+_INTERRUPTED = 130
+
+_versions_option = click.option(
+    "--versions",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("versions.yaml"),
+    show_default=True,
+    help="The file that lists the kernels.",
+)
+_json_option = click.option(
+    "--json",
+    "json_to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the outcomes to this file.",
+)
+_jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count() or 1,
+    show_default="the number of processors",
+    help="How many kernels to work on side by side.",
+)
+_refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="REF is a kernel image (docker/for-desktop-kernel:5.15.49-...), a slug, or "
+    "desktop-4.13.0.",
+)
+@click.version_option(__version__)
+def cli() -> None:
+    """Builds, tests and publishes ZFS module images for the kernels of Docker Desktop."""
+
+
+@cli.command()
+@_versions_option
+@_json_option
+@_jobs_option
+@click.option("--only", multiple=True, metavar="REF", help="Work on this kernel only (repeatable).")
+@click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+def sync(
+    path: Path, json_to: Path | None, jobs: int, only: tuple[str, ...], limit: int | None
+) -> int:
+    """Do everything: poll, append, build, smoke, push, publish; newest kernels first."""
+    with _report() as report:
+        world = _world(path)
+        world.check_credentials()
+        polled, observed = world.look()
+        entries = (*world.versions.kernels, *polled.new)
+        targets = plan(
+            entries,
+            observed,
+            platforms=world.platforms,
+            chosen=_choose(entries, only) if only else None,
+            limit=limit,
+        )
+        if any(target.to_do for target in targets):
+            world.preflight(Step.PUBLISH)
+        world.record(polled)
+        outcomes = run(world, targets, observed, Step.PUBLISH, jobs=jobs, report=report)
+        for error in polled.failures:
+            report.fail(error)
+        report.requests(world.http.requests)
+    report.outcomes(outcomes, json_to)
+    return _exit_code(outcomes, polled.failures)
+
+
+@cli.command("poll")
+@_versions_option
+@_json_option
+def poll_(path: Path, json_to: Path | None) -> int:
+    """Look for new kernels and append them to the file; build nothing."""
+    with _report() as report:
+        world = _world(path)
+        polled = world.poll()
+        world.record(polled)
+        for error in polled.failures:
+            report.fail(error)
+        report.requests(world.http.requests)
+    for entry in polled.new:
+        click.echo(f"new: {entry.image} {entry.digest}")
+    click.echo(f"{len(polled.new)} new kernels, {len(world.versions.kernels)} in {path}")
+    new = plan(polled.new, Observed(frozenset(), None), platforms=world.platforms)
+    write_json(_outlook(new, world), json_to)
+    return _exit_code((), polled.failures)
+
+
+@cli.command("plan")
+@_versions_option
+@_json_option
+@click.option("--only", multiple=True, metavar="REF", help="Plan this kernel only (repeatable).")
+@click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | None) -> int:
+    """Print what sync would do and why; write nothing. Needs no Docker engine."""
+    with _report() as report:
+        world = _world(path)
+        polled, observed = world.look()
+        for error in polled.failures:
+            report.fail(error)
+    entries = (*world.versions.kernels, *polled.new)
+    chosen = _choose(entries, only) if only else None
+    targets = plan(entries, observed, platforms=world.platforms, chosen=chosen, limit=limit)
+    new = {(entry.image, entry.digest) for entry in polled.new}
+    rows = []
+    for target in targets:
+        action = "publish" if target.to_do else "skip" if target.left_out else "nothing"
+        why = "new upstream; " if (target.entry.image, target.entry.digest) in new else ""
+        platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
+        rows.append((action, target.entry.image, platforms, why + target.reason))
+    table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
+    if polled.left_out:
+        click.echo(f"{len(polled.left_out)} tags are not kernels to build for:")
+        for tag in polled.left_out:
+            click.echo(f"  {tag.image_tag}: {tag.reason}")
+    write_json(_outlook(targets, world), json_to)
+    return _exit_code((), polled.failures)
+
+
+def _step_command(step: Step, text: str) -> None:
+    @cli.command(step.name.lower(), help=text)
+    @_refs
+    @_versions_option
+    @_json_option
+    @_jobs_option
+    def command(refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
+        return _work(step, refs, path, json_to, jobs)
+
+
+_step_command(Step.BUILD, "Build module images; leaves cache/zfs-SLUG.tar and install-zfs:SLUG.")
+_step_command(Step.SMOKE, "Build what is not built, boot its kernel and load the modules there.")
+_step_command(Step.PUBLISH, "Build and smoke-test what is not there yet, and publish it.")
+
+
+@cli.command()
+@_versions_option
+@_json_option
+def status(path: Path, json_to: Path | None) -> int:
+    """Print a table: kernel, Desktop versions, ZFS, platforms, state, reason."""
+    with _report():
+        world = _world(path)
+        observed = world.observe()
+    targets = plan(world.versions.kernels, observed, platforms=world.platforms)
+    table(
+        ("KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"),
+        [
+            (
+                target.entry.image,
+                " ".join(target.entry.desktop) or "-",
+                target.entry.zfs or "-",
+                " ".join(sorted(target.entry.platforms)) or "-",
+                "skipped" if target.left_out else "to do" if target.missing else "published",
+                target.reason,
+            )
+            for target in targets
+        ],
+    )
+    write_json(_outlook(targets, world), json_to)
+    return ExitCode.OK
+
+
+def _outlook(targets: Iterable[Target], world: World) -> list[Outcome]:
+    """How targets stand: what is still to be done is waiting for a run that does it."""
+    outcomes = []
+    for target in targets:
+        if target.to_do:
+            platforms = target.platforms or ("",)
+            kernel, image = (
+                str(target.entry.image),
+                world.versions.image.with_tag(target.entry.slug),
+            )
+            outcomes += [
+                Outcome(kernel, platform, Status.WAITING, target.reason, image=str(image))
+                for platform in platforms
+            ]
+        else:
+            outcomes += settled(target, world.versions.image)
+    return outcomes
+
+
+def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
+    """``build``, ``smoke`` and ``publish``: the step, and those before it that are not done."""
+    with _report() as report:
+        world = _world(path)
+        entries = world.versions.kernels
+        chosen = None if refs == ("all",) else _choose(entries, refs)
+        if step is Step.PUBLISH:
+            world.check_credentials()
+        # To build and to test leaves something on this machine, whatever is published already.
+        observed = world.observe() if step is Step.PUBLISH else Observed(frozenset(), None)
+        targets = plan(entries, observed, platforms=world.platforms, chosen=chosen)
+        if step < Step.PUBLISH:
+            targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
+        if any(target.to_do for target in targets):
+            world.preflight(step)
+        outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
+        report.requests(world.http.requests)
+    report.outcomes(outcomes, json_to)
+    return _exit_code(outcomes, ())
+
+
+def _choose(entries: Iterable[Entry], refs: Sequence[str]) -> frozenset[str]:
+    """The slugs that references, slugs and ``desktop-X`` name.
+
+    Raises:
+        ConfigurationError: one of them names nothing that is known.
+    """
+    entries = tuple(entries)
+    chosen: set[str] = set()
+    for ref in refs:
+        names = {ref, f"docker.io/{ref}"}
+        found = {
+            entry.slug
+            for entry in entries
+            if names & {entry.slug, str(entry.image), *map(desktop_tag, entry.desktop)}
+        }
+        if not found:
+            known = newest_first(entries)
+            raise ConfigurationError(
+                "names no kernel that is known",
+                on=ref,
+                hint="use a kernel image, a slug or desktop-X, such as "
+                + (known[0].slug if known else "one that `poll` finds"),
+            )
+        chosen |= found
+    return frozenset(chosen)
+
+
+def _exit_code(outcomes: Sequence[Outcome], failures: Sequence[ReleaseError]) -> ExitCode:
+    if any(one.status is Status.FAILED for one in outcomes):
+        return ExitCode.TARGET_FAILED
+    return ExitCode.UPSTREAM_INCOMPLETE if failures else ExitCode.OK
+
+
+def _report() -> Report:
+    return Report(os.environ)
+
+
+def _world(path: Path) -> World:
+    return World(versions.load(path), os.environ)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Runs the command line and ends the process with its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = cli.main(prog_name="python -m release", standalone_mode=False)
+    except ReleaseError as error:
+        Report(os.environ).fail(error)
+        code = error.exit_code
+    except click.exceptions.Abort:
+        click.echo("interrupted; what was finished is recorded, run again to go on", err=True)
+        code = _INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = ExitCode.CONFIGURATION
+    sys.exit(int(code or 0))

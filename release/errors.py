@@ -1,0 +1,104 @@
+"""The one tree of expected failures.
+
+Each error says what failed, on which object, and what to do next. Anything that is not a
+:class:`ReleaseError` is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What ``python -m release`` ends with."""
+
+    OK = 0
+    TARGET_FAILED = 1
+    CONFIGURATION = 2
+    UPSTREAM_INCOMPLETE = 3
+    MISSING_HERE = 4
+
+
+class ReleaseError(Exception):
+    """An expected failure.
+
+    Args:
+        what: what failed, as one sentence without the object.
+        on: the object that it failed on (a reference, a file with its line, a URL).
+        detail: the last lines of output that explain it, shown indented.
+        hint: the next thing to try, as a sentence or a command.
+    """
+
+    exit_code: ClassVar[ExitCode] = ExitCode.TARGET_FAILED
+
+    def __init__(self, what: str, *, on: str = "", detail: str = "", hint: str = "") -> None:
+        super().__init__(what, on, detail, hint)
+        self.what = what
+        self.on = on
+        self.detail = detail
+        self.hint = hint
+
+    @property
+    def summary(self) -> str:
+        """The failure in one line."""
+        return f"{self.on}: {self.what}" if self.on else self.what
+
+    def __str__(self) -> str:
+        lines = [self.summary]
+        lines += [f"    {line}" for line in self.detail.strip("\n").splitlines()]
+        if self.hint:
+            lines.append(f"  next: {self.hint}")
+        return "\n".join(lines)
+
+
+class ConfigurationError(ReleaseError):
+    """The command line, ``versions.yaml`` or an environment variable is wrong."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
+class UpstreamError(ReleaseError):
+    """An upstream could not be read completely; nothing was assumed about what was not read."""
+
+    exit_code = ExitCode.UPSTREAM_INCOMPLETE
+
+
+class NotFoundError(ReleaseError):
+    """A 404: the only answer that means "not there", and only for an object of our own."""
+
+    exit_code = ExitCode.UPSTREAM_INCOMPLETE
+
+
+class PreflightError(ReleaseError):
+    """Something that the work needs is missing on this machine."""
+
+    exit_code = ExitCode.MISSING_HERE
+
+
+class TargetError(ReleaseError):
+    """One target failed; the others go on."""
+
+
+class ResolveError(TargetError):
+    """The facts that a build needs could not be found out."""
+
+
+class UnbuildableError(TargetError):
+    """This kernel cannot be built for, for a reason that lies upstream: it is skipped."""
+
+
+class NotYetError(TargetError):
+    """Something that others make is not there yet: the target waits, and nothing is wrong."""
+
+
+class BuildError(TargetError):
+    """The modules or the image could not be built."""
+
+
+class SmokeError(TargetError):
+    """The image did not do on its own kernel what it is for."""
+
+
+class PublishError(TargetError):
+    """The image or the release could not be published, or reads back differently."""

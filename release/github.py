@@ -1,0 +1,255 @@
+"""GitHub's REST API: releases and their assets, and single files of a repository.
+
+Described at https://docs.github.com/rest/releases and https://docs.github.com/rest/repos/contents.
+Requests go through :mod:`release.http` for one policy of time-outs, retries and redaction.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from release.errors import ConfigurationError, UpstreamError
+from release.http import Http
+from release.reference import Digest, parse_digest
+
+API = "https://api.github.com"
+_NEXT_LINK = re.compile(r'<[^>]+>\s*;\s*rel="next"')
+_PER_PAGE = 100
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file of a release. ``digest`` is None for assets from before GitHub recorded them;
+    ``state`` is ``uploaded``, or ``starter`` after an upload that broke.
+    """
+
+    id: int
+    name: str
+    state: str
+    size: int
+    digest: Digest | None
+    url: str
+    download_url: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """A GitHub release. ``immutable`` ones take no further assets."""
+
+    id: int
+    git_tag: str
+    name: str
+    draft: bool
+    prerelease: bool
+    immutable: bool
+    body: str
+    url: str
+    upload_url: str
+    created: datetime | None
+    assets: tuple[Asset, ...]
+
+    def asset(self, name: str) -> Asset | None:
+        return next((asset for asset in self.assets if asset.name == name), None)
+
+
+class GitHub:
+    """A client for one repository at one GitHub API.
+
+    Args:
+        repository: ``owner/name``.
+        token: a token for it, or None to read anonymously.
+    """
+
+    def __init__(self, http: Http, api: str, repository: str, token: str | None) -> None:
+        self._http = http
+        self.repository = repository
+        self._api = api.rstrip("/")
+        self._root = f"{self._api}/repos/{repository}"
+        self._headers = {
+            "Accept": "application/vnd.github+json",
+            "X-GitHub-Api-Version": "2022-11-28",
+        }
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def __str__(self) -> str:
+        return f"github.com/{self.repository}"
+
+    def may_write(self) -> bool:
+        """Whether the token may create releases here.
+
+        A workflow's ``GITHUB_TOKEN`` is told ``push: false`` whatever it may do; it is an
+        installation's token and is believed, as other release tools do.
+        """
+        if "Authorization" not in self._headers:
+            return False
+        if (self._get(self._root).get("permissions") or {}).get("push"):
+            return True
+        installation = self._http.request(
+            "HEAD",
+            f"{self._api}/installation/repositories",
+            headers=self._headers,
+            expect=(200, 401, 403, 404),
+        )
+        return installation.status == 200
+
+    def releases(self) -> list[Release]:
+        """Every release, newest first; drafts too where the token may see them.
+
+        Raises:
+            UpstreamError: the list could not be read to its end.
+        """
+        found: list[Release] = []
+        page = 1
+        while True:
+            answer = self._http.request(
+                "GET",
+                f"{self._root}/releases",
+                params={"per_page": _PER_PAGE, "page": page},
+                headers=self._headers,
+            )
+            found += [_release(item, self) for item in _list(answer.json(), self)]
+            if not _NEXT_LINK.search(answer.headers.get("link", "")):
+                return found
+            page += 1
+
+    def release(self, git_tag: str) -> Release:
+        """The published release of a git tag.
+
+        Raises:
+            NotFoundError: there is none (drafts are not found by tag).
+        """
+        return _release(self._get(f"{self._root}/releases/tags/{quote(git_tag)}"), self)
+
+    def read_back(self, release: Release) -> Release:
+        """``release`` as it is now, drafts included."""
+        return _release(self._get(release.url), self)
+
+    def content(self, path: str, ref: str) -> bytes:
+        """A file of the repository at a git tag, branch or commit.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        url = f"{self._root}/contents/{quote(path)}"
+        answer = self._http.request("GET", url, params={"ref": ref}, headers=self._headers).json()
+        try:
+            return base64.b64decode(answer["content"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UpstreamError(
+                "GitHub's answer is not a file", on=f"{self} {ref} {path}"
+            ) from error
+
+    def create_draft(self, git_tag: str, name: str, body: str) -> Release:
+        """Creates a draft; no git tag appears before it is published."""
+        answer = self._http.request(
+            "POST",
+            f"{self._root}/releases",
+            json={"tag_name": git_tag, "name": name, "body": body, "draft": True},
+            headers=self._headers,
+            expect=(201,),
+        )
+        return _release(answer.json(), self)
+
+    def upload(self, release: Release, file: Path) -> None:
+        """Uploads an asset to the place that the release names."""
+        url = release.upload_url.partition("{")[0]
+        self._http.request(
+            "POST",
+            url,
+            params={"name": file.name},
+            data=file,
+            headers={**self._headers, "Content-Type": "application/octet-stream"},
+            expect=(201,),
+        )
+
+    def publish(self, release: Release) -> None:
+        """Makes a draft public; GitHub creates its git tag."""
+        self._http.request(
+            "PATCH",
+            release.url,
+            json={"draft": False},
+            headers=self._headers,
+            idempotent=True,
+        )
+
+    def describe(self, release: Release, body: str) -> None:
+        """Replaces a release's text."""
+        self._http.request(
+            "PATCH", release.url, json={"body": body}, headers=self._headers, idempotent=True
+        )
+
+    def delete_asset(self, asset: Asset) -> None:
+        """Deletes an asset; one that is gone already is as good."""
+        self._http.request("DELETE", asset.url, headers=self._headers, expect=(204, 404))
+
+    def delete_draft(self, release: Release) -> None:
+        """Deletes a draft, never a published release."""
+        assert release.draft
+        self._http.request("DELETE", release.url, headers=self._headers, expect=(204, 404))
+
+    def download(self, asset: Asset, to: Path) -> Digest:
+        """Downloads an asset and returns the digest of what came."""
+        headers = {**self._headers, "Accept": "application/octet-stream"}
+        return self._http.download(asset.url, to, headers=headers)
+
+    def read(self, asset: Asset) -> bytes:
+        """The content of a small asset."""
+        headers = {**self._headers, "Accept": "application/octet-stream"}
+        return self._http.request("GET", asset.url, headers=headers).body
+
+    def _get(self, url: str) -> Any:
+        answer = self._http.request("GET", url, headers=self._headers).json()
+        if not isinstance(answer, dict):
+            raise UpstreamError("GitHub's answer is not an object", on=url)
+        return answer
+
+
+def _list(answer: Any, github: GitHub) -> list[Any]:
+    if not isinstance(answer, list):
+        raise UpstreamError(
+            "GitHub's answer is not a list of releases", on=str(github), detail=str(answer)[:300]
+        )
+    return answer
+
+
+def _release(item: Mapping[str, Any], github: GitHub) -> Release:
+    try:
+        created = item.get("created_at")
+        return Release(
+            id=int(item["id"]),
+            git_tag=str(item["tag_name"]),
+            name=str(item.get("name") or ""),
+            draft=bool(item["draft"]),
+            prerelease=bool(item["prerelease"]),
+            immutable=bool(item.get("immutable", False)),
+            body=str(item.get("body") or ""),
+            url=str(item["url"]),
+            upload_url=str(item["upload_url"]),
+            created=datetime.fromisoformat(created) if created else None,
+            assets=tuple(
+                Asset(
+                    id=int(asset["id"]),
+                    name=str(asset["name"]),
+                    state=str(asset["state"]),
+                    size=int(asset["size"]),
+                    digest=parse_digest(asset["digest"]) if asset.get("digest") else None,
+                    url=str(asset["url"]),
+                    download_url=str(asset["browser_download_url"]),
+                )
+                for asset in item["assets"]
+            ),
+        )
+    except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+        raise UpstreamError(
+            "GitHub described a release in a way that is not understood",
+            on=str(github),
+            detail=f"{str(item)[:300]}\n{error}",
+        ) from error

@@ -1,0 +1,314 @@
+"""The only user of ``requests``: time-outs, retries, redaction and a count of requests."""
+
+from __future__ import annotations
+
+import hashlib
+import json as jsonlib
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+import tenacity
+
+from release import __version__
+from release.errors import NotFoundError, UpstreamError
+from release.reference import Digest
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+ATTEMPTS = 5
+DEADLINE_SECONDS = 90.0
+"""How long one request may take with all its retries; a longer Retry-After is not waited for."""
+
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+"""RFC 9110, section 9.2.2."""
+
+_SECRET_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN", "DOCKERHUB_TOKEN")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
+_QUERY = re.compile(r"\?\S+")
+
+
+def redact(text: str) -> str:
+    """``text`` without the values of secret variables and without passwords in URLs."""
+    for variable in _SECRET_VARIABLES:
+        value = os.environ.get(variable)
+        if value:
+            text = text.replace(value, f"<{variable}>")
+    return _USERINFO.sub("", text)
+
+
+def _without_query(url: str) -> str:
+    """Signed URLs carry their secret in the query."""
+    parts = urlsplit(url)
+    return redact(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")))
+
+
+@dataclass(frozen=True)
+class Response:
+    """A complete answer: status, headers (names in lower case) and body."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            UpstreamError: it is not JSON, as when a proxy answers 200 with a page.
+        """
+        try:
+            return jsonlib.loads(self.body)
+        except ValueError as error:
+            raise UpstreamError(
+                "answered with something that is not JSON",
+                on=_without_query(self.url),
+                detail=redact(self.body[:200].decode(errors="replace")),
+                hint="look at the page; it is often a proxy's or a maintenance notice",
+            ) from error
+
+
+class _Refused(Exception):  # noqa: N818 - a signal between request and retry, never seen outside
+    """A transient answer."""
+
+    def __init__(self, response: requests.Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait according to Retry-After (RFC 9110, section 10.2.3): seconds or a date.
+
+    GitHub names the end of a rate limit by ``x-ratelimit-reset`` (epoch seconds) instead, and
+    that counts only where nothing remains.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if value.isdecimal():
+        return float(value)
+    if value:
+        try:
+            when = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            return None
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    reset = headers.get("X-RateLimit-Reset", "")
+    if headers.get("X-RateLimit-Remaining") == "0" and reset.isdecimal():
+        return max(0.0, float(reset) - time.time())
+    return None
+
+
+_FAULTS: tuple[type[Exception], ...] = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    _Refused,
+)
+_NEVER_SENT: tuple[type[Exception], ...] = (requests.ConnectTimeout,)
+
+_backoff = tenacity.wait_random_exponential(multiplier=0.5, max=20)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _Refused):
+        asked = _retry_after(error.response.headers)
+        if asked is not None:
+            return asked
+    return _backoff(state)
+
+
+def _stop(state: tenacity.RetryCallState) -> bool:
+    """Ends the retries when they are used up, or when the next one would miss the deadline."""
+    elapsed = state.seconds_since_start or 0.0
+    return state.attempt_number >= ATTEMPTS or elapsed + state.upcoming_sleep > DEADLINE_SECONDS
+
+
+class _Session(requests.Session):
+    """A session that takes no credentials from ``~/.netrc``, neither at first nor on a redirect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers["User-Agent"] = f"install-zfs/{__version__}"
+        # Without an auth of its own, requests takes one from ~/.netrc over our header.
+        self.auth = lambda request: request
+
+    def rebuild_auth(
+        self, prepared_request: requests.PreparedRequest, response: requests.Response
+    ) -> None:
+        """Drops our header on the way to another host."""
+        assert response.request.url
+        assert prepared_request.url
+        if self.should_strip_auth(  # type: ignore[no-untyped-call]
+            response.request.url, prepared_request.url
+        ):
+            prepared_request.headers.pop("Authorization", None)
+
+
+class Http:
+    """Requests with time-outs, retries where they are safe, and a count by host.
+
+    Safe to share between threads.
+    """
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self._local = threading.local()
+        self._lock = threading.Lock()
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = _Session()
+        return session
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        json: Any = None,
+        data: bytes | Path | None = None,
+        expect: Collection[int] = (200,),
+        idempotent: bool | None = None,
+        save: Path | None = None,
+    ) -> Response:
+        """Sends one request and reads the whole answer.
+
+        Args:
+            expect: the statuses that are returned; every other one raises.
+            idempotent: whether a connection fault or a transient status may be retried;
+                by default what RFC 9110 says of ``method``.
+            save: where the body of a successful answer goes (the response's is then empty).
+
+        Raises:
+            NotFoundError: a 404 that is not in ``expect``.
+            UpstreamError: no complete answer, or a status that is not in ``expect``.
+        """
+        retryable = method in IDEMPOTENT if idempotent is None else idempotent
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_FAULTS if retryable else _NEVER_SENT),
+            wait=_wait,
+            stop=_stop,
+            reraise=True,
+        )
+        place = _without_query(url)
+        try:
+            answer = retrying(
+                self._once, method, url, headers, params, json, data, tuple(expect), save
+            )
+        except _Refused as refused:
+            raise self._unexpected(refused.response, place) from None
+        except requests.RequestException as error:
+            raise UpstreamError(
+                "could not be reached",
+                on=place,
+                detail=redact(f"{type(error).__name__}: {_QUERY.sub('', str(error))}"),
+                hint="check the network and run again; nothing was lost",
+            ) from error
+        if answer.status_code not in expect:
+            raise self._unexpected(answer, place)
+        return Response(
+            url=answer.url,
+            status=answer.status_code,
+            headers={name.lower(): value for name, value in answer.headers.items()},
+            body=b"" if save and answer.status_code < 300 else answer.content,
+        )
+
+    def _once(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        params: Mapping[str, str | int] | None,
+        json: Any,
+        data: bytes | Path | None,
+        expect: tuple[int, ...],
+        save: Path | None,
+    ) -> requests.Response:
+        with self._lock:
+            self.requests[urlsplit(url).netloc] += 1
+        body = data.open("rb") if isinstance(data, Path) else data
+        try:
+            answer = self._session().request(
+                method,
+                url,
+                headers=headers,
+                params=params,
+                json=json,
+                data=body,
+                timeout=(CONNECT_SECONDS, READ_SECONDS),
+                stream=save is not None,
+            )
+            if save is not None and answer.status_code in expect and answer.status_code < 300:
+                _write(save, answer.iter_content(1 << 20))
+            else:
+                answer.content  # noqa: B018 - read it here, where a fault is still retried
+            if answer.status_code in TRANSIENT and answer.status_code not in expect:
+                raise _Refused(answer)
+            return answer
+        finally:
+            if body is not None and not isinstance(body, bytes):
+                body.close()
+
+    def _unexpected(self, answer: requests.Response, place: str) -> UpstreamError | NotFoundError:
+        detail = redact(answer.content[:500].decode(errors="replace")).strip()
+        if answer.status_code == 404:
+            return NotFoundError("is not there (404)", on=place, detail=detail)
+        hint = {
+            401: "check the credentials",
+            403: "check that the credentials allow this; an anonymous caller may need some",
+            429: "too many requests: run again later, or sign in",
+        }.get(answer.status_code, "run again later; nothing was lost")
+        asked = _retry_after(answer.headers)
+        if asked is not None:
+            hint = f"it asks to wait {asked:.0f} seconds; run again after that"
+        return UpstreamError(
+            f"answered {answer.status_code} {answer.reason}", on=place, detail=detail, hint=hint
+        )
+
+    def download(self, url: str, to: Path, *, headers: Mapping[str, str] | None = None) -> Digest:
+        """Downloads ``url`` to ``to`` and returns the digest of what was saved.
+
+        ``to`` appears whole or not at all.
+        """
+        part = to.with_name(f".{to.name}.{os.getpid()}.{threading.get_ident()}.part")
+        try:
+            self.request("GET", url, headers=headers, save=part)
+            digest = file_digest(part)
+            part.replace(to)
+        finally:
+            part.unlink(missing_ok=True)
+        return digest
+
+
+def _write(path: Path, chunks: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+
+
+def bytes_digest(content: bytes) -> Digest:
+    """The digest of ``content``."""
+    return Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
+
+
+def file_digest(path: Path) -> Digest:
+    """The digest of the file's content."""
+    with path.open("rb") as file:
+        return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")

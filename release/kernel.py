@@ -1,0 +1,274 @@
+"""Kernels: what their image tags say, and what their files say.
+
+Tags are those of ``docker/for-desktop-kernel`` and ``linuxkit/kernel``; the files are those that
+LinuxKit's kernel build leaves in a kernel image (linuxkit, ``kernel/common/Dockerfile``).
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import re
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import semver
+
+from release.errors import ResolveError
+
+# Image tags
+
+_TAG = re.compile(
+    r"""(?P<version>(?:0|[1-9]\d{0,8})(?:\.(?:0|[1-9]\d{0,8})){1,2})
+    (?P<variant>-rt)?
+    (?P<debug>[-_]dbg)?
+    (?:-(?P<qualifier>pr|release))?
+    (?:-(?P<source>[0-9a-f]{40}))?
+    (?P<dirty>-dirty)?
+    (?P<builder>-builder)?
+    (?:-(?P<architecture>amd64|arm64|s390x|riscv64))?""",
+    re.ASCII | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class KernelTag:
+    """An image tag that names a kernel to build for."""
+
+    image_tag: str
+    version: semver.Version
+    source_hash: str | None = None
+    architecture: str | None = None
+
+    @property
+    def joined(self) -> str:
+        """The tag without its architecture: the name that all architectures share."""
+        return self.image_tag.removesuffix(f"-{self.architecture}")
+
+
+@dataclass(frozen=True)
+class NotAKernel:
+    """An image tag that is left out, and why."""
+
+    image_tag: str
+    reason: str
+
+
+def parse_tag(image_tag: str) -> KernelTag | NotAKernel:
+    """What an image tag names; any string gives a kernel or a reason."""
+    match = _TAG.fullmatch(image_tag)
+    if not match:
+        if image_tag.startswith("desktop-"):
+            return NotAKernel(image_tag, "names a Docker Desktop version, not a kernel version")
+        if re.fullmatch(r"\d+\.\d+\.x", image_tag):
+            return NotAKernel(image_tag, "moves from version to version")
+        return NotAKernel(image_tag, "is not a kernel version")
+    if match["builder"]:
+        return NotAKernel(image_tag, "is the compiler's image, not a kernel")
+    if match["debug"]:
+        return NotAKernel(image_tag, "is a debug kernel, which no Docker Desktop runs")
+    if match["variant"]:
+        return NotAKernel(image_tag, "is a realtime kernel, which no Docker Desktop runs")
+    if match["dirty"]:
+        return NotAKernel(image_tag, "was built from a modified source tree")
+    if match["architecture"] in ("s390x", "riscv64"):
+        return NotAKernel(image_tag, "is for an architecture that Docker Desktop does not run on")
+    return KernelTag(
+        image_tag,
+        semver.Version.parse(match["version"], optional_minor_and_patch=True),
+        match["source"],
+        match["architecture"],
+    )
+
+
+# Files
+
+
+@dataclass(frozen=True)
+class KernelFiles:
+    """The files of a kernel image, unpacked to a directory; None where the image has none."""
+
+    kernel: Path | None
+    modules: Path | None
+    headers: Path | None
+    builder: str | None
+
+    @classmethod
+    def inside(cls, directory: Path) -> KernelFiles:
+        def present(name: str) -> Path | None:
+            path = directory / name
+            return path if path.is_file() else None
+
+        builder = present("kernel-builder")
+        return cls(
+            present("kernel"),
+            present("kernel.tar"),
+            present("kernel-dev.tar"),
+            builder.read_text(errors="replace").strip() if builder else None,
+        )
+
+
+_CORRUPT = (OSError, EOFError, ValueError, struct.error, lzma.LZMAError, zlib.error)
+# A second copy, without the build's number behind the #, is in some kernels (since Linux 6.1).
+_BANNER = re.compile(rb"Linux version \d\S* \([^\n\0]*#\d[^\n\0]*\n")
+
+
+def read_banner(kernel: Path) -> str:
+    """The "Linux version ..." line of a bootable kernel, as ``/proc/version`` shows it.
+
+    An x86 bzImage holds its kernel compressed, at the place that its setup header names
+    (Linux, ``Documentation/arch/x86/boot.rst``: ``payload_offset``, ``payload_length``);
+    an arm64 ``Image`` is plain or gzip'ed (``Documentation/arch/arm64/booting.rst``).
+
+    Raises:
+        ResolveError: no banner can be found in it.
+    """
+    content = kernel.read_bytes()
+    with suppress(*_CORRUPT):
+        for part in _unpacked(content):
+            match = _BANNER.search(part)
+            if match:
+                return match.group(0).decode(errors="replace").strip()
+    raise ResolveError(
+        "no kernel banner can be found in it",
+        on=str(kernel),
+        hint="is it a bzImage or an arm64 Image? look at it with: file",
+    )
+
+
+def _unpacked(content: bytes) -> Iterator[bytes]:
+    if content[:2] == b"\x1f\x8b":
+        content = _gunzip(content)
+    if content[0x202:0x206] == b"HdrS":
+        (setup_sectors,) = struct.unpack_from("<B", content, 0x1F1)
+        offset, length = struct.unpack_from("<II", content, 0x248)
+        start = ((setup_sectors or 4) + 1) * 512 + offset
+        payload = content[start : start + length]
+        for magic, unpack in _COMPRESSIONS.items():
+            if payload.startswith(magic):
+                yield unpack(payload)
+    yield content
+
+
+def _gunzip(content: bytes) -> bytes:
+    return zlib.decompressobj(wbits=31).decompress(content)
+
+
+def _unlzma(content: bytes) -> bytes:
+    return lzma.LZMADecompressor().decompress(content)
+
+
+def _unbzip2(content: bytes) -> bytes:
+    return bz2.BZ2Decompressor().decompress(content)
+
+
+def _unzstd(content: bytes) -> bytes:
+    import zstandard
+
+    try:
+        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
+    except zstandard.ZstdError as error:
+        raise ValueError("not zstd") from error
+
+
+def _unlz4(content: bytes) -> bytes:
+    """The legacy frame (lz4, ``doc/lz4_Frame_format.md``): blocks of at most 8 MiB."""
+    import lz4.block
+
+    unpacked = io.BytesIO()
+    position = 4
+    while position + 4 <= len(content):
+        (size,) = struct.unpack_from("<I", content, position)
+        position += 4
+        if size == 0 or position + size > len(content):
+            break
+        block = content[position : position + size]
+        try:
+            unpacked.write(lz4.block.decompress(block, uncompressed_size=8 << 20))
+        except lz4.block.LZ4BlockError as error:
+            raise ValueError("not lz4") from error
+        position += size
+    return unpacked.getvalue()
+
+
+_COMPRESSIONS: Mapping[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": _gunzip,
+    b"\xfd7zXZ\x00": _unlzma,
+    b"\x5d\x00\x00": _unlzma,
+    b"BZh": _unbzip2,
+    b"\x28\xb5\x2f\xfd": _unzstd,
+    b"\x02\x21\x4c\x18": _unlz4,
+}
+
+
+def banner_release(banner: str) -> str:
+    """The kernel release (``uname -r``) that a banner names."""
+    return banner.split(" ")[2]
+
+
+def headers_release(headers: Path) -> str:
+    """The kernel release that modules compiled against a ``kernel-dev.tar`` are for.
+
+    It stands in ``include/generated/utsrelease.h``, which every module is compiled with;
+    ``include/config/kernel.release`` differs from it in distributions' kernels.
+
+    Raises:
+        ResolveError: it holds none.
+    """
+    content = _member(headers, "include/generated/utsrelease.h")
+    match = re.search(rb'#define UTS_RELEASE "([^"]+)"', content or b"")
+    if not match:
+        raise ResolveError(
+            "kernel-dev.tar names no kernel release in include/generated/utsrelease.h",
+            on=str(headers),
+        )
+    return match.group(1).decode(errors="replace")
+
+
+@contextmanager
+def _opened(tar: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(tar) as archive:
+            yield archive
+    except (tarfile.TarError, *_CORRUPT) as error:
+        raise ResolveError("is corrupt", on=str(tar), detail=str(error)) from error
+
+
+def _member(tar: Path, suffix: str) -> bytes | None:
+    """The content of the first file in ``tar`` whose path ends with ``suffix``, read in place."""
+    with _opened(tar) as archive:
+        for member in archive:
+            if member.isfile() and PurePosixPath(member.name).match(suffix):
+                file = archive.extractfile(member)
+                return file.read() if file else None
+    return None
+
+
+def vermagic(module: bytes) -> str | None:
+    """The ``vermagic=`` string of a module's ``.modinfo`` section (Linux, ``kernel/module``)."""
+    match = re.search(rb"(?:^|\0)vermagic=([^\0]*)\0", module)
+    return match.group(1).decode(errors="replace") if match else None
+
+
+def expected_vermagic(modules: Path) -> str | None:
+    """The vermagic of the kernel's own modules in ``kernel.tar``; None where it has none."""
+    unpack: Mapping[str, Callable[[bytes], bytes]] = {
+        ".ko": bytes,
+        ".ko.gz": gzip.decompress,
+        ".ko.xz": _unlzma,
+        ".ko.zst": _unzstd,
+    }
+    with _opened(modules) as archive:
+        for member in archive:
+            kind = "".join(PurePosixPath(member.name).suffixes[-2:])
+            kind = kind if kind in unpack else PurePosixPath(member.name).suffix
+            if member.isfile() and kind in unpack and (file := archive.extractfile(member)):
+                return vermagic(unpack[kind](file.read()))
+    return None

@@ -1,0 +1,281 @@
+"""Publishes what was smoke-tested: the image by digest, the GitHub release, ``desktop-X`` last."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import zstandard
+
+from release.build import Built
+from release.errors import NotFoundError, PublishError
+from release.github import Asset, GitHub, Release
+from release.http import bytes_digest, file_digest
+from release.layout import Layout
+from release.plan import SUMS, asset_name, desktop_tag, git_tag
+from release.reference import Digest, Platform, Reference, architecture
+from release.registry import OCI_INDEX, Document, Registry
+from release.resolve import Kernel
+from release.versions import Entry
+
+_ZSTD_LEVEL = 19
+
+
+# The image
+
+
+def push(
+    registry: Registry, image: Reference, slug: str, kernel: Kernel, built: Sequence[Built]
+) -> Document:
+    """Pushes what was built, and moves the tag ``slug`` to it.
+
+    A kernel that upstream has for one platform gets a single manifest; one that it has for
+    several gets an index, which keeps the platforms that others pushed before.
+
+    Returns:
+        What the tag points to: a manifest or an index.
+    """
+    for one in built:
+        for digest, blob in one.layout.blobs():
+            registry.upload(image, digest, blob)
+        registry.put(image.at(one.digest), one.layout.manifest)
+    if len(kernel.platforms) == 1:
+        document = built[0].layout.manifest
+    else:
+        there = published(registry, image.with_tag(slug), kernel)
+        document = _index({**there, **{one.platform: one.layout.manifest for one in built}})
+    registry.put(image.with_tag(slug), document)
+    return document
+
+
+def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[Platform, Document]:
+    """The manifest of each platform that is out there under a tag and is for this very kernel."""
+    try:
+        document = registry.get(reference)
+    except NotFoundError:
+        return {}
+    found = {}
+    for platform, manifest in registry.platforms(reference, document).items():
+        labels = registry.labels(reference, manifest)
+        if labels.get("install-zfs.kernel-digest") == kernel.platforms.get(platform):
+            found[platform] = registry.get(reference.at(manifest))
+    return found
+
+
+def _index(manifests: Mapping[Platform, Document]) -> Document:
+    """An OCI index (image-spec, "image-index.md") of the platforms' manifests."""
+    items = []
+    for platform, manifest in sorted(manifests.items()):
+        os_name, arch, *variant = platform.split("/")
+        about = {
+            "architecture": arch,
+            "os": os_name,
+            **({"variant": variant[0]} if variant else {}),
+        }
+        items.append(
+            {
+                "mediaType": manifest.media_type,
+                "digest": manifest.digest,
+                "size": len(manifest.raw),
+                "platform": about,
+            }
+        )
+    content = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": items}
+    raw = json.dumps(content, separators=(",", ":")).encode()
+    return Document(bytes_digest(raw), OCI_INDEX, raw)
+
+
+def move_desktop_tags(
+    registry: Registry, image: Reference, entry: Entry, document: Document
+) -> None:
+    """Points ``desktop-X`` to what the kernel's slug points to."""
+    for version in entry.desktop:
+        registry.put(image.with_tag(desktop_tag(version)), document)
+
+
+def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) -> Layout:
+    """Downloads a published image to an OCI layout, every blob checked against its digest."""
+    layout = Layout(to)
+    content = manifest.content
+    for item in (content["config"], *content["layers"]):
+        blob = layout.blob(Digest(item["digest"]))
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        registry.download(image, Digest(item["digest"]), blob)
+    layout.blob(manifest.digest).write_bytes(manifest.raw)
+    (to / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    index = {
+        "schemaVersion": 2,
+        "manifests": [
+            {
+                "mediaType": manifest.media_type,
+                "digest": manifest.digest,
+                "size": len(manifest.raw),
+            }
+        ],
+    }
+    (to / "index.json").write_text(json.dumps(index))
+    return layout
+
+
+# The release
+
+
+def compress(tar: Path, to: Path) -> None:
+    """Compresses a sideload tar as a release asset; the same tar gives the same bytes.
+
+    ``to`` appears whole or not at all.
+    """
+    part = to.with_name(f".{to.name}.{os.getpid()}.part")
+    try:
+        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
+        part.write_bytes(compressor.compress(tar.read_bytes()))
+        part.replace(to)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def publish_release(
+    github: GitHub,
+    entry: Entry,
+    kernel: Kernel,
+    image: Reference,
+    built: Sequence[Built],
+    assets: Sequence[Path],
+    directory: Path,
+) -> Release:
+    """Brings the release of a kernel and a ZFS version to where it has to be.
+
+    A draft takes all assets, is read back and compared, and only then published. A release that
+    an earlier run left half-made is completed; what broke in it is replaced.
+
+    Raises:
+        PublishError: the release reads back differently, or is immutable and incomplete.
+    """
+    assert entry.zfs
+    tag = git_tag(entry.slug, entry.zfs)
+    release = _ours(github, tag) or github.create_draft(
+        tag,
+        f"ZFS {entry.zfs} for {entry.image.repository}:{entry.image.tag}",
+        _notes(entry, kernel, image, built),
+    )
+    wanted = {path.name: file_digest(path) for path in assets}
+    others = {
+        asset.name: asset.digest
+        for asset in release.assets
+        if asset.name not in wanted and asset.name != SUMS and asset.digest
+    }
+    sums = directory / SUMS
+    sums.write_text(
+        "".join(
+            f"{digest.removeprefix('sha256:')}  {name}\n"
+            for name, digest in sorted({**others, **wanted}.items())
+        )
+    )
+    for path in (*assets, sums):
+        _upload(github, release, path)
+    release = github.read_back(release)
+    for path in (*assets, sums):
+        _compare(github, release, path)
+    if release.draft:
+        github.publish(release)
+        release = github.read_back(release)
+        if release.draft:
+            raise PublishError("is still a draft after it was published", on=release.url)
+    return release
+
+
+def _ours(github: GitHub, tag: str) -> Release | None:
+    """The release to work on: the published one, else one draft; more drafts are deleted, which
+    runs that died while creating one can leave.
+    """
+    found = [release for release in github.releases() if release.git_tag == tag]
+    found.sort(key=lambda release: (release.draft, release.id))
+    for surplus in found[1:]:
+        if surplus.draft:
+            github.delete_draft(surplus)
+    return found[0] if found else None
+
+
+def _same(github: GitHub, asset: Asset, path: Path) -> bool:
+    if asset.state != "uploaded" or asset.size != path.stat().st_size:
+        return False
+    digest = asset.digest or bytes_digest(github.read(asset))
+    return digest == file_digest(path)
+
+
+def _upload(github: GitHub, release: Release, path: Path) -> None:
+    there = release.asset(path.name)
+    if there and _same(github, there, path):
+        return
+    if release.immutable:
+        raise PublishError(
+            f"is immutable, and its {path.name} is {'wrong' if there else 'missing'}",
+            on=f"{github} release {release.git_tag}",
+            hint="switch immutable releases off in the repository's settings, delete this "
+            "release and run again",
+        )
+    if there:
+        github.delete_asset(there)
+    github.upload(release, path)
+
+
+def _compare(github: GitHub, release: Release, path: Path) -> None:
+    there = release.asset(path.name)
+    if not there or not _same(github, there, path):
+        raise PublishError(
+            f"{path.name} reads back differently",
+            on=f"{github} release {release.git_tag}",
+            detail=(
+                f"uploaded {path.stat().st_size} bytes, {file_digest(path)}\n"
+                + (
+                    f"found    {there.size} bytes, {there.digest}, state {there.state}"
+                    if there
+                    else "found    nothing"
+                )
+            ),
+            hint="run again; the asset is uploaded anew",
+        )
+
+
+def _notes(entry: Entry, kernel: Kernel, image: Reference, built: Iterable[Built]) -> str:
+    """The release's text. What upstream wrote is shown as code, never as Markdown."""
+    reference = image.with_tag(entry.slug)
+    lines = [
+        f"ZFS {entry.zfs} for the kernel of `{entry.image}`.",
+        "",
+        "```",
+        f"docker run --rm --privileged {str(reference).removeprefix('docker.io/')}",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Kernel image | `{kernel.image}` |",
+        f"| Kernel image digest | `{kernel.digest}` |",
+    ]
+    for one in built:
+        arch = architecture(one.platform)
+        lines += [
+            f"| Kernel release ({arch}) | `{_code(one.labels['install-zfs.kernel-release'])}` |",
+            f"| Kernel banner ({arch}) | `{_code(one.labels['install-zfs.kernel-banner'])}` |",
+            f"| Module image digest ({arch}) | `{one.digest}` |",
+        ]
+    lines += [
+        f"| Compiled with | `{entry.builder}` |",
+        "",
+        "Each module was loaded on this very kernel before it was published. Without a registry: "
+        f"download `{asset_name(entry.slug, min(one.platform for one in built))}` (or the one of "
+        f"your architecture) and `{SUMS}`, then",
+        "",
+        "```",
+        f"sha256sum --check --ignore-missing {SUMS}",
+        f"zstd -dc {asset_name(entry.slug, min(one.platform for one in built))} | docker load",
+        f"docker run --rm --privileged install-zfs:{entry.slug}",
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    return text.replace("`", "'").replace("|", "/")

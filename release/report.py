@@ -1,0 +1,192 @@
+"""What people and programs see: progress on stderr, results on stdout, JSON, a job summary."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from release.errors import ReleaseError
+from release.http import redact
+from release.reference import Platform
+
+
+class Status(StrEnum):
+    """How a target ended."""
+
+    PUBLISHED = "published"
+    UNCHANGED = "unchanged"
+    WAITING = "waiting"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one kernel on one platform ended.
+
+    Attributes:
+        kernel: the kernel image, with its tag.
+        reason: why, in a line; empty where there is nothing to say.
+        image: the module image, with its tag.
+        digest: of the module image's manifest for this platform, where it is known.
+        github_release: the git tag of the GitHub release, where it is known.
+        seconds: that this run spent on the kernel.
+    """
+
+    kernel: str
+    platform: Platform | str
+    status: Status
+    reason: str = ""
+    image: str = ""
+    digest: str = ""
+    github_release: str = ""
+    seconds: float = 0.0
+
+
+class Report:
+    """Shows progress while it lasts: a display on a terminal, plain lines elsewhere.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._actions = environment.get("GITHUB_ACTIONS") == "true"
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._steps: dict[str, tuple[str, float]] = {}
+        self._done: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal and not self._actions:
+            self._live = Live(console=self._console, get_renderable=self._display, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _display(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        with self._lock:
+            now = time.monotonic()
+            for name, (step, since) in self._steps.items():
+                table.add_row(Spinner("dots"), Text(name), Text(step), f"{now - since:.0f} s")
+        return table
+
+    def say(self, text: str) -> None:
+        """A line on stderr."""
+        self._console.print(Text(redact(text)))
+
+    def step(self, name: str, step: str) -> None:
+        """``name`` (a slug) is now at ``step``; an empty step means that it is done."""
+        now = time.monotonic()
+        with self._lock:
+            if before := self._steps.pop(name, None):
+                self._done.setdefault(name, []).append(f"{before[0]}: {now - before[1]:.1f} s")
+            if step:
+                self._steps[name] = (step, now)
+            done = [] if step else self._done.pop(name, [])
+        if self._actions:
+            # Kernels are worked on side by side: each gets its group when it is done.
+            if done:
+                self.say("\n".join((f"::group::{name}", *done, "::endgroup::")))
+        elif step and not self._live:
+            self.say(f"{name}: {step}")
+
+    def fail(self, error: ReleaseError) -> None:
+        """An expected failure, whole; under Actions also as an annotation of the run."""
+        text = redact(str(error))
+        if self._actions:
+            sys.stderr.write(f"::error title={_property(redact(error.summary))}::{_data(text)}\n")
+        else:
+            self._console.print(Text(f"error: {text}", style="red"))
+
+    def requests(self, counted: Counter[str]) -> None:
+        """How many requests went to which host."""
+        if counted:
+            hosts = ", ".join(f"{number} to {host}" for host, number in sorted(counted.items()))
+            self.say(f"requests: {counted.total()} ({hosts})")
+
+    def outcomes(self, outcomes: Sequence[Outcome], to: Path | None) -> None:
+        """The result: a table on stdout, JSON to a file, and the job's summary under Actions."""
+        rows = [
+            (one.status, one.kernel, one.platform, f"{one.seconds:.0f} s", one.reason)
+            for one in outcomes
+        ]
+        table(("STATUS", "KERNEL", "PLATFORM", "TIME", "REASON"), rows)
+        write_json(outcomes, to)
+        if summary := self._environment.get("GITHUB_STEP_SUMMARY"):
+            with Path(summary).open("a") as file:
+                file.write(redact(_markdown(outcomes)))
+
+
+def write_json(outcomes: Sequence[Outcome], to: Path | None) -> None:
+    """Writes the outcomes for programs, where a file was named."""
+    if to:
+        content = {"outcomes": [asdict(one) for one in outcomes]}
+        to.write_text(redact(json.dumps(content, indent=2)) + "\n")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """An aligned table on stdout; nothing is cut where stdout is not a terminal."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=1000)
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in header:
+        grid.add_column(name, no_wrap=name not in ("REASON", "DESKTOP"), overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(redact(str(cell))) for cell in row))
+    with console.capture() as captured:
+        console.print(grid)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _data(text: str) -> str:
+    """Escapes a workflow command's data (actions/toolkit, ``command.ts``)."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _markdown(outcomes: Sequence[Outcome]) -> str:
+    lines = [
+        "| status | kernel | platform | module image | reason |",
+        "|---|---|---|---|---|",
+    ]
+    for one in outcomes:
+        cells = (one.status, one.kernel, one.platform, one.image, one.reason)
+        lines.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Other people's text in a Markdown table: as code, on one line."""
+    clean = " ".join(text.split()).replace("`", "'").replace("|", "/")
+    return f"`{clean}`" if clean else ""

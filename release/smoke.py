@@ -1,0 +1,188 @@
+"""The gate before publishing: the module image does, on its own kernel, what it is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from release import guest, initramfs
+from release.boot import Accelerator, Emulator, telling_lines
+from release.errors import SmokeError
+from release.guest import Command, Outcome, Transcript
+
+# Bits of /proc/sys/kernel/tainted, from Documentation/admin-guide/tainted-kernels.rst.
+_TAINT_LETTERS = "PFSRMBUDAWCIOELKXTNJ"
+_EXPECTED_TAINTS = frozenset("POE")  # licence other than the GPL, out of tree, unsigned
+
+_KERNEL_TROUBLE = re.compile(
+    r"\b(BUG|Oops|WARNING|UBSAN|KASAN|general protection fault|Call Trace|Unable to handle kernel"
+    r"|blocked for more than)\b.*"
+)
+
+_STATE = """
+echo "taint $(cat /proc/sys/kernel/tainted)"
+grep -w zfs /proc/filesystems | sed 's/.*/filesystem zfs/'
+[ -c /dev/zfs ] && echo "device /dev/zfs"
+sed 's/^/module /; s/^\\(module [^ ]*\\).*/\\1/' /proc/modules
+"""
+
+_STEPS = {
+    "check": "container /install-zfs check",
+    "load": "container /install-zfs",
+    "load-again": "container /install-zfs",
+    "unload": "container /install-zfs unload",
+    "reload": "container /install-zfs load",
+}
+
+
+class Expected(Protocol):
+    """What the image claims to be for."""
+
+    @property
+    def kernel_release(self) -> str: ...
+    @property
+    def kernel_banner(self) -> str: ...
+    @property
+    def zfs_version(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class SmokeResult:
+    """A passed smoke test.
+
+    Attributes:
+        modules: what a load inserts, in load order.
+        seconds: from the start of QEMU to its end.
+    """
+
+    modules: tuple[str, ...]
+    accelerator: Accelerator
+    seconds: float
+
+
+def smoke(
+    *,
+    kernel: Path,
+    layers: Sequence[Path],
+    expected: Expected,
+    architecture: str,
+    log: Path,
+    emulator: Emulator,
+) -> SmokeResult:
+    """Boots exactly the image's kernel and runs the image's own entrypoint in it.
+
+    Never tried again: an image that works sometimes does not work.
+
+    Args:
+        kernel: ``/kernel`` of the kernel image.
+        layers: the module image's layer blobs, the lowest first.
+        architecture: ``amd64`` or ``arm64``.
+        log: takes the serial console; kept whatever happens.
+
+    Raises:
+        PreflightError: no QEMU for this architecture.
+        SmokeError: the guest died, or something was not as it has to be.
+    """
+    modules = _load_order(layers, expected)
+    transcript = guest.run(
+        _commands(),
+        kernel=kernel,
+        layers=layers,
+        architecture=architecture,
+        log=log,
+        emulator=emulator,
+    )
+    for outcome, problem in problems(transcript, expected, modules):
+        raise SmokeError(
+            problem,
+            on=expected.kernel_release,
+            detail=telling_lines(f"{outcome.output}\n{outcome.kernel_log}"),
+            hint=f"the guest's serial console is in {log}",
+        )
+    return SmokeResult(modules, transcript.boot.accelerator, transcript.boot.seconds)
+
+
+def _commands() -> list[Command]:
+    commands = [Command("banner", "cat /proc/version"), Command("state-after-boot", _STATE)]
+    for name, script in _STEPS.items():
+        commands += [Command(name, script), Command(f"state-after-{name}", _STATE)]
+    return commands
+
+
+def _load_order(layers: Sequence[Path], expected: Expected) -> tuple[str, ...]:
+    """The modules that the image has for the kernel, as /proc/modules names them."""
+    files = {
+        PurePosixPath(entry.path): entry.data.decode(errors="replace")
+        for entry in initramfs.from_layers(layers, under="image")
+        if entry.path.endswith(("/kernel.env", "/modules.load"))
+    }
+    facts = {
+        f"kernel_release={expected.kernel_release}",
+        f"kernel_banner={expected.kernel_banner}",
+        f"zfs_version={expected.zfs_version}",
+    }
+    for path, text in files.items():
+        if path.name == "kernel.env" and facts <= set(text.splitlines()):
+            names = files.get(path.with_name("modules.load"), "").split()
+            return tuple(name.partition(".ko")[0].replace("-", "_") for name in names)
+    raise SmokeError(
+        f"the image has no modules of ZFS {expected.zfs_version} for the kernel",
+        on=expected.kernel_release,
+        detail="\n".join(map(str, files)),
+    )
+
+
+@dataclass(frozen=True)
+class _State:
+    taints: frozenset[str]
+    has_filesystem: bool
+    has_device: bool
+    modules: frozenset[str]
+
+
+def _state(outcome: Outcome) -> _State:
+    facts = [line.partition(" ")[::2] for line in outcome.output.splitlines()]
+    taint = sum(int(value) for key, value in facts if key == "taint")
+    return _State(
+        frozenset(letter for bit, letter in enumerate(_TAINT_LETTERS) if taint >> bit & 1),
+        ("filesystem", "zfs") in facts,
+        ("device", "/dev/zfs") in facts,
+        frozenset(value for key, value in facts if key == "module"),
+    )
+
+
+def problems(
+    transcript: Transcript, expected: Expected, load_order: Sequence[str]
+) -> Iterator[tuple[Outcome, str]]:
+    """What is not as it has to be, each with the outcome that shows it."""
+    if transcript["banner"].output != expected.kernel_banner:
+        yield transcript["banner"], f"another kernel was expected: {expected.kernel_banner}"
+
+    for name in _STEPS:
+        outcome = transcript[name]
+        if outcome.exit_code != 0:
+            yield outcome, f"{name} ended with {outcome.exit_code}"
+        if trouble := _KERNEL_TROUBLE.search(outcome.kernel_log):
+            yield outcome, f"the kernel complained during {name}: {trouble[0]}"
+
+    boot = _state(transcript["state-after-boot"])
+    for name in _STEPS:
+        outcome = transcript[f"state-after-{name}"]
+        state = _state(outcome)
+        if surprising := state.taints - boot.taints - _EXPECTED_TAINTS:
+            yield outcome, f"{name} tainted the kernel: {''.join(sorted(surprising))}"
+        if name == "check" and state != boot:
+            yield outcome, "check changed something"
+        if name in ("load", "load-again", "reload"):
+            if missing := [module for module in load_order if module not in state.modules]:
+                yield outcome, f"not loaded after {name}: {' '.join(missing)}"
+            if not (state.has_filesystem and state.has_device):
+                yield outcome, f"no zfs in /proc/filesystems or no /dev/zfs after {name}"
+        if name == "unload" and (state.has_filesystem or "zfs" in state.modules):
+            yield outcome, "zfs is still there after unload"
+
+    if _state(transcript["state-after-load-again"]) != _state(transcript["state-after-load"]):
+        yield transcript["load-again"], "the second load changed something"

@@ -1,0 +1,458 @@
+"""The order of the steps, and what comes out of each kernel.
+
+``sync`` reconciles what is wanted with what is really out there, not with a memory of what it
+did: a run that dies anywhere is repaired by the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+
+from release import child, publish, versions
+from release.boot import Emulator, preflight
+from release.build import PROJECT, Builder, Built, Recipe
+from release.errors import (
+    NotFoundError,
+    NotYetError,
+    PreflightError,
+    ReleaseError,
+    TargetError,
+    UnbuildableError,
+)
+from release.github import API, GitHub
+from release.http import Http
+from release.openzfs import OpenZFS
+from release.plan import Observed, Target, asset_name, git_tag
+from release.poll import Polled, poll
+from release.reference import Platform, Reference, architecture
+from release.registry import Document, Registry
+from release.report import Outcome, Report, Status
+from release.resolve import Kernel, choose_builder, choose_zfs, find_digests, read_kernel
+from release.smoke import smoke
+from release.versions import Entry, Versions
+
+_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+class Step(IntEnum):
+    """How far a command goes with a kernel."""
+
+    BUILD = 1
+    SMOKE = 2
+    PUBLISH = 3
+
+
+def native_platform() -> Platform:
+    """The platform that this machine builds and boots natively."""
+    return Platform(f"linux/{_MACHINES.get(os.uname().machine, os.uname().machine)}")
+
+
+@dataclass
+class World:
+    """The outside worlds, each reached through one client, and how this run was set up."""
+
+    versions: Versions
+    environment: Mapping[str, str]
+    cache: Path = Path("cache")
+
+    @cached_property
+    def http(self) -> Http:
+        return Http()
+
+    @cached_property
+    def registry(self) -> Registry:
+        return Registry(self.http, self.environment)
+
+    @cached_property
+    def github(self) -> GitHub | None:
+        """Our own repository; None where GITHUB_REPOSITORY does not name one."""
+        repository = self.environment.get("GITHUB_REPOSITORY")
+        if not repository:
+            return None
+        return GitHub(
+            self.http,
+            self.environment.get("GITHUB_API_URL", API),
+            repository,
+            self.environment.get("GITHUB_TOKEN"),
+        )
+
+    @cached_property
+    def openzfs(self) -> OpenZFS:
+        source = self.versions.openzfs
+        same = source.api == self.environment.get("GITHUB_API_URL", API).rstrip("/")
+        token = self.environment.get("GITHUB_TOKEN") if same else None
+        github = GitHub(self.http, source.api, source.repository, token)
+        return OpenZFS(github, self.cache / "sources")
+
+    @cached_property
+    def builder(self) -> Builder:
+        return Builder(self.cache, self.environment)
+
+    @cached_property
+    def emulator(self) -> Emulator:
+        return Emulator()
+
+    @cached_property
+    def revision(self) -> str:
+        """The project's commit."""
+        if sha := self.environment.get("GITHUB_SHA"):
+            return sha
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return done.stdout.strip()
+
+    @cached_property
+    def source(self) -> str:
+        server = self.environment.get("GITHUB_SERVER_URL", "https://github.com")
+        repository = self.environment.get("GITHUB_REPOSITORY")
+        return f"{server}/{repository}" if repository else ""
+
+    @property
+    def platforms(self) -> frozenset[Platform]:
+        return frozenset({native_platform()})
+
+    def poll(self) -> Polled:
+        return poll(self.versions, self.http, self.registry, self.environment)
+
+    def observe(self) -> Observed:
+        """Looks at what is published: one list of tags, and one of releases."""
+        tags = self.registry.tags(self.versions.image)
+        releases = tuple(self.github.releases()) if self.github else None
+        return Observed(tags, releases)
+
+    def look(self) -> tuple[Polled, Observed]:
+        """Polls and observes side by side."""
+        with ThreadPoolExecutor(2) as pool:
+            polled, observed = pool.submit(self.poll), pool.submit(self.observe)
+            return polled.result(), observed.result()
+
+    def record(self, polled: Polled) -> None:
+        """Writes down what a poll found."""
+        for entry in polled.found:
+            self.versions = versions.fill(self.versions, entry.image, entry)
+        self.versions = versions.append(self.versions, polled.new)
+
+    def check_credentials(self) -> None:
+        """Raises:
+        PreflightError: a variable that publishing needs is not set; nothing is asked outside.
+        """
+        for name, hint in (
+            ("GITHUB_REPOSITORY", "set it to owner/name of the repository for the releases"),
+            ("GITHUB_TOKEN", "set it to a token with the permission contents: write"),
+        ):
+            if not self.environment.get(name):
+                raise PreflightError(f"{name} is not set", hint=hint)
+
+    def preflight(self, until: Step) -> None:
+        """Makes sure, before an hour of building, that all of it can be done here.
+
+        Raises:
+            PreflightError: the first thing that is missing.
+        """
+        # Imported here, because a run with nothing to do needs no engine.
+        from release.engine import Engine
+
+        if until >= Step.SMOKE:
+            preflight(architecture(native_platform()))
+        Engine(self.environment).preflight()
+        if until >= Step.PUBLISH:
+            self.check_credentials()
+            assert self.github
+            try:
+                writable = self.github.may_write()
+            except NotFoundError:
+                writable = False
+            if not writable:
+                raise PreflightError(
+                    "GITHUB_TOKEN may not write there",
+                    on=str(self.github),
+                    hint="give it the permission contents: write, or correct GITHUB_REPOSITORY",
+                )
+            self.registry.check_push(self.versions.image)
+
+
+@dataclass(frozen=True)
+class Work:
+    """Takes one kernel through the steps. Side by side with others of its kind."""
+
+    world: World
+    observed: Observed
+    until: Step
+    report: Report
+    lock: threading.Lock
+
+    def run(self, target: Target) -> list[Outcome]:
+        """Works on one target; its expected failures are outcomes, and nobody else's."""
+        started = time.monotonic()
+        slug = target.entry.slug
+        status, reason = Status.FAILED, ""
+        try:
+            outcomes = self._run(target, started)
+        except NotYetError as error:
+            status, reason = Status.WAITING, error.what
+        except UnbuildableError as error:
+            status, reason = Status.SKIPPED, error.what
+        except ReleaseError as error:
+            self.report.fail(error)
+            reason = error.summary
+        except OSError as error:
+            failure = TargetError(
+                f"could not be written: {error.strerror}",
+                on=str(error.filename or target.entry.image),
+                hint="free some disk space (docker buildx prune, rm -r cache) and run again",
+            )
+            self.report.fail(failure)
+            reason = failure.summary
+        else:
+            return outcomes
+        finally:
+            self.report.step(slug, "")
+        return [
+            Outcome(
+                str(target.entry.image),
+                platform,
+                status,
+                reason,
+                seconds=round(time.monotonic() - started, 1),
+            )
+            for platform in target.platforms or (native_platform(),)
+        ]
+
+    def _run(self, target: Target, started: float) -> list[Outcome]:
+        world, image = self.world, self.world.versions.image
+        self.report.step(target.entry.slug, "resolve")
+        entry = find_digests(world.registry, target.entry)
+        kernel = read_kernel(world.registry, entry)
+        platforms = tuple(sorted(set(entry.platforms) & world.platforms))
+        if not platforms:
+            raise UnbuildableError(
+                f"upstream has it for {', '.join(sorted(entry.platforms))} only, which this "
+                "machine cannot boot",
+                on=str(entry.image),
+            )
+        there: dict[Platform, Document] = {}
+        if entry.slug in self.observed.image_tags:
+            there = publish.published(world.registry, image.with_tag(entry.slug), kernel)
+            entry, there = self._adopt(entry, image, there)
+        entry = replace(
+            entry,
+            builder=choose_builder(world.registry, entry, kernel),
+            zfs=choose_zfs(world.openzfs, entry),
+        )
+        built = [
+            self._obtain(entry, kernel, platform, there.get(platform)) for platform in platforms
+        ]
+        for one in built:
+            if self.until >= Step.SMOKE:
+                self._smoke(entry, one)
+        if self.until >= Step.PUBLISH:
+            status, release = Status.PUBLISHED, self._publish(entry, kernel, built)
+            reason = ""
+        else:
+            status, release = Status.UNCHANGED, ""
+            reason = self._keep(entry, built)
+        return [
+            Outcome(
+                str(entry.image),
+                one.platform,
+                status,
+                reason,
+                image=str(image.with_tag(entry.slug)),
+                digest=one.digest,
+                github_release=release,
+                seconds=round(time.monotonic() - started, 1),
+            )
+            for one in built
+        ]
+
+    def _adopt(
+        self, entry: Entry, image: Reference, there: dict[Platform, Document]
+    ) -> tuple[Entry, dict[Platform, Document]]:
+        """What an earlier run pushed and did not live to record is taken over as it is."""
+        for document in there.values():
+            labels = self.world.registry.labels(image, document.digest)
+            zfs = labels["install-zfs.zfs-version"]
+            if entry.zfs not in (None, zfs):
+                return entry, {}
+            builder = Reference.parse(labels["install-zfs.builder-image"])
+            entry = replace(entry, zfs=zfs, builder=entry.builder or builder)
+        return entry, there
+
+    def _obtain(
+        self, entry: Entry, kernel: Kernel, platform: Platform, there: Document | None
+    ) -> Built:
+        """The module image as files: what is pushed already, or else newly built."""
+        world = self.world
+        assert entry.builder
+        assert entry.zfs
+        name = f"{entry.slug}-{architecture(platform)}"
+        if there:
+            self.report.step(entry.slug, f"fetch what is pushed for {platform}")
+            layout = publish.fetch(
+                world.registry, world.versions.image, there, world.cache / "published" / name
+            )
+            files = world.builder.kernel_files(
+                kernel.image, kernel.platforms[platform], platform, entry.builder
+            )
+            if not files.kernel:
+                raise UnbuildableError("the kernel image has no /kernel", on=str(kernel.image))
+            return Built(platform, layout, layout.labels(), files.kernel)
+        self.report.step(entry.slug, f"build ZFS {entry.zfs} for {platform}")
+        return world.builder.build(
+            Recipe(
+                slug=entry.slug,
+                image=world.versions.image,
+                kernel=kernel,
+                platform=platform,
+                builder=entry.builder,
+                zfs=entry.zfs,
+                openzfs=world.openzfs.tarball(entry.zfs),
+                source=world.source,
+                revision=world.revision,
+            )
+        )
+
+    def _smoke(self, entry: Entry, built: Built) -> None:
+        """Boots the kernel with exactly these bytes, unless these very bytes passed before."""
+        cache = self.world.cache
+        passed = cache / "smoke" / f"{built.digest.replace(':', '-')}.json"
+        if passed.is_file():
+            return
+        self.report.step(entry.slug, f"boot and load on {built.platform}")
+        log = cache / "logs" / f"{entry.slug}-{architecture(built.platform)}.smoke.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        result = smoke(
+            kernel=built.kernel,
+            layers=built.layout.layers,
+            expected=built,
+            architecture=architecture(built.platform),
+            log=log,
+            emulator=self.world.emulator,
+        )
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        part = passed.with_suffix(".part")
+        part.write_text(
+            json.dumps(
+                {
+                    "digest": built.digest,
+                    "kernel_banner": built.kernel_banner,
+                    "modules": result.modules,
+                    "accelerator": result.accelerator,
+                    "seconds": round(result.seconds, 1),
+                }
+            )
+        )
+        part.replace(passed)
+
+    def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
+        """Leaves the sideload tar, and the image in the engine at hand; says what to do next."""
+        from release.engine import Engine
+
+        tars = [save_tar(self.world.cache, entry, one) for one in built]
+        Engine(self.world.environment).load(tars[0])
+        tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
+        return (
+            f"built{tested}, not published; docker run --rm --privileged "
+            f"install-zfs:{entry.slug}; to sideload, copy {tars[0]} and run: "
+            f"docker load -i {tars[0].name}"
+        )
+
+    def _publish(self, entry: Entry, kernel: Kernel, built: Sequence[Built]) -> str:
+        world, image = self.world, self.world.versions.image
+        assert world.github
+        assert entry.zfs
+        self.report.step(entry.slug, "push")
+        document = publish.push(world.registry, image, entry.slug, kernel, built)
+        self.report.step(entry.slug, "release")
+        directory = world.cache / "release" / entry.slug
+        directory.mkdir(parents=True, exist_ok=True)
+        assets = []
+        for one in built:
+            tar = save_tar(world.cache, entry, one)
+            asset = directory / asset_name(entry.slug, one.platform)
+            publish.compress(tar, asset)
+            assets.append(asset)
+        publish.publish_release(world.github, entry, kernel, image, built, assets, directory)
+        publish.move_desktop_tags(world.registry, image, entry, document)
+        with self.lock:
+            world.versions = versions.fill(world.versions, entry.image, entry)
+        for one in built:
+            world.builder.forget(kernel.platforms[one.platform])
+        return git_tag(entry.slug, entry.zfs)
+
+
+def save_tar(cache: Path, entry: Entry, built: Built) -> Path:
+    """Writes the sideload tar of a module image: ``cache/zfs-SLUG.tar``, for another platform
+    than this machine's with the architecture behind it.
+    """
+    native = built.platform == native_platform()
+    suffix = "" if native else f"-{architecture(built.platform)}"
+    tar = cache / f"zfs-{entry.slug}{suffix}.tar"
+    local = Reference("docker.io", "library/install-zfs").with_tag(entry.slug)
+    built.layout.save(tar, (local,))
+    return tar
+
+
+def run(
+    world: World,
+    targets: Sequence[Target],
+    observed: Observed,
+    until: Step,
+    *,
+    jobs: int,
+    report: Report,
+) -> list[Outcome]:
+    """Works on what is to be done, ``jobs`` kernels side by side, newest first."""
+    work = Work(world, observed, until, report, threading.Lock())
+    outcomes: list[Outcome] = []
+    with ThreadPoolExecutor(max(1, jobs)) as pool:
+        futures = [
+            (target, pool.submit(work.run, target) if target.to_do else None) for target in targets
+        ]
+        try:
+            for target, future in futures:
+                outcomes += future.result() if future else settled(target, world.versions.image)
+        except BaseException:
+            child.interrupt()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return outcomes
+
+
+def settled(target: Target, image: Reference) -> list[Outcome]:
+    """The outcomes of a target that this run does not work on."""
+    entry = target.entry
+    slug_image = str(image.with_tag(entry.slug))
+    release = git_tag(entry.slug, entry.zfs) if entry.zfs else ""
+    if target.left_out:
+        platforms = target.platforms or target.elsewhere or (native_platform(),)
+        return [
+            Outcome(str(entry.image), platform, Status.SKIPPED, target.left_out)
+            for platform in platforms
+        ]
+    return [
+        Outcome(
+            str(entry.image),
+            platform,
+            Status.UNCHANGED,
+            image=slug_image,
+            github_release=release,
+        )
+        for platform in target.platforms
+    ]

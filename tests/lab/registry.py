@@ -1,0 +1,165 @@
+"""The lab's registry: Distribution in a container, on loopback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import docker
+import docker.errors
+import requests
+
+from tests.lab.steps import LabError
+
+NAME = "install-zfs-lab-registry"
+LABEL = "install-zfs-lab"
+DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+MANIFESTS = ", ".join(
+    [
+        DOCKER_INDEX,
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+    ]
+)
+
+
+class Registry:
+    """A running registry. Its data outlives it in a volume.
+
+    Attributes:
+        host: ``127.0.0.1:PORT``, the first part of references. The port is remembered in
+            ``port_file``, so that references and digests stay the same, unless it is taken.
+    """
+
+    def __init__(self, client: docker.DockerClient, image: str, port_file: Path) -> None:
+        """Starts it in place of the one that an earlier run may have left.
+
+        Raises:
+            LabError: it does not answer.
+        """
+        self._client = client
+        self.stop()
+        port = _free_port(port_file)
+        self.host = f"127.0.0.1:{port}"
+        client.containers.run(
+            image,
+            name=NAME,
+            labels={LABEL: "registry"},
+            ports={"5000/tcp": ("127.0.0.1", port)},
+            volumes={NAME: {"bind": "/var/lib/registry"}},
+            detach=True,
+        )
+        self._wait()
+
+    def stop(self) -> None:
+        """Removes the container; the data stays."""
+        try:
+            self._client.containers.get(NAME).remove(force=True)
+        except docker.errors.NotFound:
+            return
+
+    def digest(self, repository: str, image_tag: str) -> str | None:
+        """Returns the digest of the index or manifest that a tag points to; None without the tag.
+
+        Raises:
+            requests.RequestException: the registry gave no clear answer.
+        """
+        path = f"{repository}/manifests/{image_tag}"
+        try:
+            answer = self._call("HEAD", path, headers={"Accept": MANIFESTS})
+        except requests.HTTPError as error:
+            if error.response.status_code == requests.codes.not_found:
+                return None
+            raise
+        return answer.headers["Docker-Content-Digest"]
+
+    def copy(
+        self, source: str, digest: str, repository: str, image_tag: str, *, index: bool
+    ) -> str:
+        """Gives a manifest of one repository a tag in another one, or in the same.
+
+        Args:
+            source: the repository that holds the manifest.
+            index: put an index for linux/amd64 around the manifest, and point the tag at that.
+
+        Returns:
+            The digest that the tag points to.
+
+        Raises:
+            requests.RequestException: the registry refused.
+        """
+        manifest = self._call("GET", f"{source}/manifests/{digest}", headers={"Accept": MANIFESTS})
+        content = manifest.json()
+        for blob in [content["config"], *content["layers"]]:
+            mount = {"mount": blob["digest"], "from": source}
+            self._call("POST", f"{repository}/blobs/uploads/", params=mount)
+        media_type = manifest.headers["Content-Type"]
+        if not index:
+            return self._put(repository, image_tag, media_type, manifest.content)
+        self._put(repository, digest, media_type, manifest.content)
+        entry = {
+            "mediaType": media_type,
+            "size": len(manifest.content),
+            "digest": digest,
+            "platform": {"architecture": "amd64", "os": "linux"},
+        }
+        whole = {"schemaVersion": 2, "mediaType": DOCKER_INDEX, "manifests": [entry]}
+        return self._put(repository, image_tag, DOCKER_INDEX, json.dumps(whole, indent=3).encode())
+
+    def _put(self, repository: str, name: str, media_type: str, content: bytes) -> str:
+        path = f"{repository}/manifests/{name}"
+        answer = self._call("PUT", path, data=content, headers={"Content-Type": media_type})
+        return answer.headers["Docker-Content-Digest"]
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+        data: bytes | None = None,
+    ) -> requests.Response:
+        answer = requests.request(
+            method,
+            f"http://{self.host}/v2/{path}",
+            headers=headers,
+            params=params,
+            data=data,
+            timeout=10,
+        )
+        answer.raise_for_status()
+        return answer
+
+    def _wait(self, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._call("GET", "")
+            except requests.RequestException as error:
+                if time.monotonic() > deadline:
+                    output = self._client.containers.get(NAME).logs(tail=20).decode()
+                    raise LabError(
+                        f"the registry does not answer: {error}", on=self.host, detail=output
+                    ) from error
+                time.sleep(0.05)
+            else:
+                return
+
+
+def _free_port(remembered: Path) -> int:
+    candidates = [int(remembered.read_text())] if remembered.exists() else []
+    for port in [*candidates, 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            chosen = int(probe.getsockname()[1])
+        remembered.write_text(f"{chosen}\n")
+        return chosen
+    raise LabError("no port is free", on="127.0.0.1")

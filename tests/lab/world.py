@@ -1,0 +1,279 @@
+"""The world that the demo and the tests run in: a registry with real kernels, and OpenZFS sources.
+
+Everything is made once, in containers, and kept: packages and ports in the lab's directory
+(``.lab``, or ``$LAB_DIR``), images in the lab's registry. So references and digests are the same
+in every run, and so is what they were made from when Debian's archive has moved on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import docker
+
+from tests.lab.buildx import IMAGES, Buildx
+from tests.lab.debian import BOOKWORM, TRIXIE, Suite, base_image
+from tests.lab.registry import Registry
+from tests.lab.steps import LabError, once, step
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """One of the lab's kernels: the suite that it comes from, the repository that it goes to.
+
+    Attributes:
+        rank: 0 for the suite's newest kernel, 1 for the one before it.
+        index: whether the tag points to an index, as upstream's for several platforms do, or to
+            a manifest, as its older ones.
+    """
+
+    suite: Suite
+    rank: int
+    repository: str
+    index: bool
+
+
+DESKTOP = KernelSource(BOOKWORM, 0, "docker/for-desktop-kernel", index=True)
+LINUXKIT = KernelSource(BOOKWORM, 1, "linuxkit/kernel", index=False)
+NEWER = KernelSource(TRIXIE, 0, "docker/for-desktop-kernel", index=True)
+KERNELS = "lab/kernel"
+"""The repository that holds every kernel image; upstream's repositories have copies."""
+
+ALL = (DESKTOP, LINUXKIT, NEWER)
+
+
+@dataclass(frozen=True)
+class LabKernel:
+    """A kernel image in the lab's registry.
+
+    Attributes:
+        reference: ``HOST/REPOSITORY:VERSION-<40 hex>``.
+        digest: what the tag points to, an index or a manifest.
+        manifest: the digest of the manifest for linux/amd64.
+        release: ``uname -r``.
+        version: upstream's, as in the tag.
+        builder: the reference of the image that has its compiler.
+        created: when Debian made the package.
+    """
+
+    reference: str
+    digest: str
+    manifest: str
+    release: str
+    version: str
+    builder: str
+    created: datetime
+
+
+class World:
+    """Makes and keeps the lab's parts; a context manager that calls :meth:`down`.
+
+    Attributes:
+        directory: where the lab keeps its files.
+        client: the engine.
+        buildx: image builds on that engine.
+        openzfs: the tarballs of OpenZFS's sources by version.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = (directory or Path(os.environ.get("LAB_DIR", ".lab"))).resolve()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._logs = self.directory / "logs"
+        self.client = docker.from_env()
+        self.buildx = Buildx(self._logs)
+        self.openzfs: dict[str, Path] = {}
+        self._registry: Registry | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.down()
+
+    def up(self, kernels: Iterable[KernelSource] = ALL) -> Self:
+        """Brings up the registry and these kernels, with what they need, side by side.
+
+        Raises:
+            LabError: something could not be made.
+        """
+        wanted = tuple(kernels)
+        suites = tuple(dict.fromkeys(kernel.suite for kernel in wanted))
+        with step("lab"), ThreadPoolExecutor() as pool:
+            parts: list[Future[object]] = [pool.submit(self.registry)]
+            for make in (self.builder, self._packages, self._openzfs):
+                parts += [pool.submit(make, suite) for suite in suites]
+            parts += [pool.submit(self.kernel, kernel) for kernel in wanted]
+            for part in parts:
+                part.result()
+        self.openzfs.update(self._openzfs(suite) for suite in suites)
+        return self
+
+    def down(self) -> None:
+        """Stops what runs; what was made stays."""
+        if self._registry:
+            self._registry.stop()
+
+    @once
+    def registry(self) -> Registry:
+        """The registry, running from the first call on."""
+        image = "install-zfs-lab/registry"
+        if not self.client.images.list(name=image):
+            base = self._base(BOOKWORM)
+            with step("registry, image"):
+                self.buildx.build(
+                    "registry, image",
+                    IMAGES / "registry.Dockerfile",
+                    output=f"type=docker,name={image}",
+                    args={"BASE": base},
+                )
+        with step("registry, start"):
+            self._registry = Registry(self.client, image, self.directory / "registry.port")
+        return self._registry
+
+    @once
+    def builder(self, suite: Suite) -> str:
+        """The reference of the image with the compiler and the tools that built the kernels."""
+        recipe = IMAGES / "builder.Dockerfile"
+        repository, image_tag = "linuxkit/alpine", _sha1(suite.name, recipe.read_text())
+        reference = f"{self.registry().host}/{repository}:{image_tag}"
+        if self.registry().digest(repository, image_tag) is None:
+            base = self._base(suite)
+            self._push(f"builder {suite.name}", recipe, reference, {"BASE": base})
+        return reference
+
+    @once
+    def kernel(self, source: KernelSource) -> LabKernel:
+        """A kernel image in upstream's shape, in its repository."""
+        packages = self._packages(source.suite)[source.rank]
+        builder = self.builder(source.suite)
+        registry = self.registry()
+        package = next(packages.glob("linux-image-*.deb"))
+        release, version = _release_and_version(package)
+        created = _packed_at(package)
+        recipe = IMAGES / "kernel.Dockerfile"
+        texts = [path.read_text() for path in (recipe, IMAGES / "pack-kernel")]
+        image_tag = f"{version}-{_sha1(builder, *texts, *sorted(os.listdir(packages)))}"
+        reference = f"{registry.host}/{KERNELS}:{image_tag}"
+        manifest = registry.digest(KERNELS, image_tag)
+        if manifest is None:
+            self._push(
+                f"kernel {release}",
+                recipe,
+                reference,
+                {"BUILDER": builder, "KERNEL_RELEASE": release},
+                contexts={"packages": packages},
+                epoch=int(created.timestamp()),
+            )
+            manifest = registry.digest(KERNELS, image_tag)
+            if manifest is None:
+                raise LabError("the registry lost what was pushed to it", on=reference)
+        kernel = LabKernel(reference, manifest, manifest, release, version, builder, created)
+        return self.publish(kernel, source.repository, image_tag, index=source.index)
+
+    def publish(
+        self, kernel: LabKernel, repository: str, image_tag: str, *, index: bool = True
+    ) -> LabKernel:
+        """Publishes a kernel of the lab under another name, as upstream publishes a new one.
+
+        Args:
+            index: as an index with one platform, or as a bare manifest.
+        """
+        registry = self.registry()
+        digest = registry.copy(KERNELS, kernel.manifest, repository, image_tag, index=index)
+        reference = f"{registry.host}/{repository}:{image_tag}"
+        return replace(kernel, reference=reference, digest=digest)
+
+    @once
+    def _base(self, suite: Suite) -> str:
+        with step(f"Debian {suite.name}"):
+            return base_image(suite, self.client, self.buildx, self._logs)
+
+    @once
+    def _packages(self, suite: Suite) -> list[Path]:
+        """One directory of packages for each of the suite's kernels, the newest first."""
+        args = {"KERNELS": suite.kernels, "COUNT": str(suite.count)}
+        directory = self._fetched("kernels", suite, args)
+        return sorted(directory.iterdir(), key=lambda path: _numbers(path.name), reverse=True)
+
+    @once
+    def _openzfs(self, suite: Suite) -> tuple[str, Path]:
+        """A version of OpenZFS and the tarball of its sources."""
+        (tarball,) = self._fetched("openzfs", suite, {}).iterdir()
+        return tarball.name.removeprefix("zfs-").removesuffix(".tar.gz"), tarball
+
+    def _fetched(self, target: str, suite: Suite, args: Mapping[str, str]) -> Path:
+        """A directory that fetch.Dockerfile filled, once for all runs."""
+        directory = self.directory / target / suite.name
+        if not directory.exists():
+            base = self._base(suite)
+            partial = directory.with_suffix(".partial")
+            name = f"{target} of {suite.name}, download"
+            with step(name):
+                self.buildx.build(
+                    name,
+                    IMAGES / "fetch.Dockerfile",
+                    target=target,
+                    output=f"type=local,dest={partial}",
+                    args={"BASE": base, **args},
+                )
+            partial.rename(directory)
+        return directory
+
+    def _push(
+        self,
+        name: str,
+        recipe: Path,
+        reference: str,
+        args: Mapping[str, str],
+        *,
+        contexts: Mapping[str, Path] | None = None,
+        epoch: int = 0,
+    ) -> None:
+        """Builds an image into the registry; the engine's own list of images stays as it was."""
+        output = f"type=image,name={reference},push=true,unpack=false,compression-level=1"
+        with step(name):
+            self.buildx.build(
+                name, recipe, output=output, args=args, contexts=contexts, epoch=epoch
+            )
+            self.client.images.remove(reference)
+
+
+def _sha1(*texts: str) -> str:
+    return hashlib.sha1("\0".join(texts).encode(), usedforsecurity=False).hexdigest()
+
+
+def _release_and_version(image: Path) -> tuple[str, str]:
+    """Takes the name of an image package apart, in ``uname -r`` and upstream's version.
+
+    A package's file is called NAME_VERSION-REVISION_ARCHITECTURE.deb.
+    """
+    name, version, _ = image.name.split("_")
+    return name.removeprefix("linux-image-"), version.partition("-")[0]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def _packed_at(package: Path) -> datetime:
+    """When a package was made: deb(5) is an ar archive, whose first member has the time.
+
+    The archive's magic takes 8 bytes and the member's name 16; then come 12 digits.
+    """
+    with package.open("rb") as archive:
+        archive.seek(24)
+        return datetime.fromtimestamp(int(archive.read(12)), UTC)

@@ -1,0 +1,292 @@
+"""Image tags, and the files of a kernel image, in every shape that they come in."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import struct
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import lz4.block
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release.errors import ResolveError
+from release.kernel import (
+    KernelFiles,
+    KernelTag,
+    NotAKernel,
+    banner_release,
+    expected_vermagic,
+    headers_release,
+    parse_tag,
+    read_banner,
+    vermagic,
+)
+
+# Image tags
+
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("tag", "version", "source_hash", "architecture"),
+    [
+        ("5.4.39", "5.4.39", None, None),
+        ("4.19", "4.19.0", None, None),
+        ("5.15.49-amd64", "5.15.49", None, "amd64"),
+        (f"5.15.49-{HASH}", "5.15.49", HASH, None),
+        (f"5.15.49-pr-{HASH}", "5.15.49", HASH, None),
+        (f"5.15.49-release-{HASH}", "5.15.49", HASH, None),
+        (f"4.19.76-{HASH}-amd64", "4.19.76", HASH, "amd64"),
+        (f"6.6.71-{HASH}-arm64", "6.6.71", HASH, "arm64"),
+    ],
+)
+def test_kernels(tag: str, version: str, source_hash: str | None, architecture: str | None) -> None:
+    kernel = parse_tag(tag)
+    assert isinstance(kernel, KernelTag)
+    assert (kernel.image_tag, str(kernel.version)) == (tag, version)
+    assert (kernel.source_hash, kernel.architecture) == (source_hash, architecture)
+    assert kernel.joined == tag.removesuffix("-amd64").removesuffix("-arm64")
+
+
+@pytest.mark.parametrize(
+    ("tag", "reason"),
+    [
+        ("5.10.104-builder", "the compiler's image"),
+        ("5.10.104-builder-arm64", "the compiler's image"),
+        ("5.4.39-dbg", "debug"),
+        ("4.9.31_dbg", "debug"),
+        (f"5.4.39-rt-{HASH}", "realtime"),
+        (f"5.4.39-{HASH}-dirty", "modified source tree"),
+        ("5.4.39-s390x", "architecture"),
+        (f"6.6.13-{HASH}-riscv64", "architecture"),
+        ("desktop-4.13.0", "Docker Desktop version"),
+        ("4.9.x", "moves"),
+        ("4.9.14-0", "not a kernel version"),
+        ("4.04.1", "not a kernel version"),
+        ("٤.١٩", "not a kernel version"),
+        (f"5.4.39-{HASH[:-1]}", "not a kernel version"),
+        (f"5.4.39-{HASH.upper()}", "not a kernel version"),
+        ("5", "not a kernel version"),
+        ("5.4.39\n", "not a kernel version"),
+        ("1" * 5000 + ".1", "not a kernel version"),
+        ("latest", "not a kernel version"),
+        ("", "not a kernel version"),
+    ],
+)
+def test_tags_that_are_no_kernels_to_build_for(tag: str, reason: str) -> None:
+    other = parse_tag(tag)
+    assert isinstance(other, NotAKernel)
+    assert other.image_tag == tag
+    assert reason in other.reason
+
+
+@given(
+    st.text()
+    | st.from_regex(
+        r"\d+\.\d+(\.\d+)?(-rt)?([-_]dbg)?(-[0-9a-f]{40})?(-[a-z0-9]+)?", fullmatch=True
+    )
+)
+def test_any_string_is_a_kernel_or_has_a_reason(tag: str) -> None:
+    found = parse_tag(tag)
+    assert found.image_tag == tag
+    assert found.reason if isinstance(found, NotAKernel) else found.version.major >= 0
+
+
+# The kernel itself
+
+BANNER = "Linux version 5.15.49-linuxkit (root@buildkitsandbox) (gcc (Alpine 10.2.1) 10.2.1) #1 SMP"
+UNPACKED = (
+    b"Linux version %s (%s)\n\0" + bytes(1000) + BANNER.encode() + b"\n\0" + bytes(range(256)) * 999
+)
+
+
+def lz4_legacy(content: bytes) -> bytes:
+    """What ``lz4 -l`` writes: a magic number, then blocks of 8 MiB with their sizes."""
+    packed = b"\x02\x21\x4c\x18"
+    for start in range(0, len(content), 8 << 20):
+        block = lz4.block.compress(content[start : start + (8 << 20)], store_size=False)
+        packed += struct.pack("<I", len(block)) + block
+    return packed
+
+
+PACKERS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "xz": lambda content: lzma.compress(content, check=lzma.CHECK_CRC32),
+    "lzma": lambda content: lzma.compress(content, format=lzma.FORMAT_ALONE),
+    "bzip2": bz2.compress,
+    "zstd": zstandard.ZstdCompressor(level=1).compress,
+    "lz4": lz4_legacy,
+}
+
+
+def bzimage(payload: bytes, *, setup_sectors: int = 3) -> bytes:
+    """A bzImage of nothing but what its setup header says of the payload.
+
+    Linux, Documentation/arch/x86/boot.rst: setup_sects at 0x1f1 (0 means 4), "HdrS" at 0x202,
+    payload_offset and payload_length at 0x248, from the start of the protected-mode code. The
+    kernel's build puts the unpacked size behind the payload (scripts/Makefile.lib, size_append).
+    """
+    head = bytearray(((setup_sectors or 4) + 1) * 512)
+    payload += struct.pack("<I", len(UNPACKED))
+    start = 0x300
+    head[0x1F1] = setup_sectors
+    head[0x1FE:0x200] = b"\x55\xaa"
+    head[0x202:0x206] = b"HdrS"
+    head[0x248:0x250] = struct.pack("<II", start, len(payload))
+    return bytes(head) + b"\x90" * start + payload + bytes(512)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Path:
+    return tmp_path / "kernel"
+
+
+@pytest.mark.parametrize("setup_sectors", [0, 3, 27])
+@pytest.mark.parametrize("packer", PACKERS.values(), ids=PACKERS)
+def test_the_banner_of_a_bzimage(
+    kernel: Path, packer: Callable[[bytes], bytes], setup_sectors: int
+) -> None:
+    kernel.write_bytes(bzimage(packer(UNPACKED), setup_sectors=setup_sectors))
+    assert read_banner(kernel) == BANNER
+    assert banner_release(BANNER) == "5.15.49-linuxkit"
+
+
+def test_the_banner_beyond_the_first_block_of_lz4(kernel: Path) -> None:
+    kernel.write_bytes(bzimage(lz4_legacy(bytes(9 << 20) + UNPACKED)))
+    assert read_banner(kernel) == BANNER
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_the_banner_of_an_arm64_image(kernel: Path, pack: Callable[[bytes], bytes]) -> None:
+    image = b"MZ\x40\xfa".ljust(56, b"\0") + b"ARM\x64" + UNPACKED
+    kernel.write_bytes(pack(image))
+    assert read_banner(kernel) == BANNER
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not a kernel",
+        b"\x1f\x8b is no gzip",
+        b"Linux version %s (%s)\n",
+        bzimage(b"an unknown compression"),
+        bzimage(b"")[:0x210],
+        *(bzimage(packer(UNPACKED)[:-100]) for packer in (bz2.compress, PACKERS["zstd"])),
+        *(bzimage(packer(UNPACKED)[:16] + b"\xff" * 4096) for packer in PACKERS.values()),
+    ],
+)
+def test_what_has_no_banner_is_refused_by_name(kernel: Path, content: bytes) -> None:
+    kernel.write_bytes(content)
+    with pytest.raises(ResolveError, match="no kernel banner") as caught:
+        read_banner(kernel)
+    assert caught.value.on == str(kernel)
+
+
+def test_the_files_of_a_kernel_image(tmp_path: Path) -> None:
+    assert KernelFiles.inside(tmp_path) == KernelFiles(None, None, None, None)
+    names = ("kernel", "kernel.tar", "kernel-dev.tar")
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "kernel-builder").write_text("linuxkit/alpine:1\n")
+    kernel, modules, headers = (tmp_path / name for name in names)
+    found = KernelFiles.inside(tmp_path)
+    assert found == KernelFiles(kernel, modules, headers, "linuxkit/alpine:1")
+
+
+# Headers and modules
+
+VERMAGIC = "5.15.49-linuxkit SMP mod_unload "
+SEEDED = f"{VERMAGIC}RANDSTRUCT_PLUGIN_{'0123456789abcdef' * 4}"
+
+
+def tar_of(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def module(magic: str) -> bytes:
+    info = f"license=GPL\0srcversion=ABC\0vermagic={magic}\0name=dummy\0"
+    return b"\x7fELF" + bytes(60) + info.encode() + bytes(100)
+
+
+def test_the_release_that_headers_are_for(tmp_path: Path) -> None:
+    root = "usr/src/linux-headers-5.15.49-linuxkit"
+    headers = tar_of(
+        tmp_path / "kernel-dev.tar",
+        {
+            f"{root}/include/config/kernel.release": b"another\n",
+            f"{root}/include/generated/utsrelease.h": b'#define UTS_RELEASE "5.15.49-linuxkit"\n',
+        },
+    )
+    assert headers_release(headers) == "5.15.49-linuxkit"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [{}, {"include/generated/utsrelease.h": b""}, {"a/xinclude/generated/utsrelease.h": b"x"}],
+)
+def test_headers_that_name_no_release(tmp_path: Path, members: Mapping[str, bytes]) -> None:
+    with pytest.raises(ResolveError, match="names no kernel release"):
+        headers_release(tar_of(tmp_path / "kernel-dev.tar", members))
+
+
+@pytest.mark.parametrize("magic", [VERMAGIC, SEEDED])
+def test_vermagic(magic: str) -> None:
+    assert vermagic(module(magic)) == magic
+    assert vermagic(b"vermagic=1\0") == "1"
+    assert vermagic(b"novermagic=1\0") is None
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        ("", bytes),
+        (".gz", gzip.compress),
+        (".xz", lzma.compress),
+        (".zst", zstandard.ZstdCompressor().compress),
+    ],
+)
+def test_the_vermagic_that_the_kernel_wants(
+    tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    directory = "lib/modules/5.15.49-linuxkit"
+    modules = tar_of(
+        tmp_path / "kernel.tar",
+        {
+            f"{directory}/modules.dep": b"",
+            f"{directory}/kernel/net/dummy.v1.ko{suffix}": pack(module(SEEDED)),
+        },
+    )
+    assert expected_vermagic(modules) == SEEDED
+
+
+def test_a_kernel_without_modules_wants_no_vermagic(tmp_path: Path) -> None:
+    assert expected_vermagic(tar_of(tmp_path / "kernel.tar", {"lib/modules/x/y": b""})) is None
+
+
+@pytest.mark.parametrize("read", [headers_release, expected_vermagic])
+@pytest.mark.parametrize("content", [b"", b"not a tar" * 100])
+def test_a_corrupt_tar(tmp_path: Path, read: Callable[[Path], object], content: bytes) -> None:
+    tar = tmp_path / "kernel.tar"
+    tar.write_bytes(content)
+    with pytest.raises(ResolveError, match="is corrupt"):
+        read(tar)
+
+
+def test_a_corrupt_module(tmp_path: Path) -> None:
+    modules = tar_of(tmp_path / "kernel.tar", {"a/dummy.ko.gz": b"not gzip"})
+    with pytest.raises(ResolveError, match="is corrupt"):
+        expected_vermagic(modules)

@@ -1,0 +1,266 @@
+"""The whole pipeline on real parts: a new kernel tag becomes a published, loadable ZFS module."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+import zstandard
+
+from release.http import Http
+from release.reference import Reference
+from release.registry import Registry
+from tests.lab.setup import Setup, requests_by_host
+from tests.lab.world import NEWER, LabKernel, World
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def two_kernels(setup: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel) -> Setup:
+    """One kernel written by hand with its Desktop version, one that only Docker Hub knows."""
+    setup.push(desktop_kernel)
+    setup.push(linuxkit_kernel)
+    setup.write_versions(f"  - image: {desktop_kernel.reference}\n    desktop: [4.13.0]\n")
+    return setup
+
+
+def test_new_tags_are_published_and_a_second_run_does_nothing(
+    two_kernels: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel
+) -> None:
+    setup = two_kernels
+    top = setup.path.read_text()
+
+    first = setup.run("sync")
+
+    assert first.exit_code == 0, first
+    assert {(one["kernel"], one["platform"], one["status"]) for one in first.outcomes} == {
+        (desktop_kernel.reference, "linux/amd64", "published"),
+        (linuxkit_kernel.reference, "linux/amd64", "published"),
+    }
+    entries = {str(entry.image): entry for entry in setup.load().kernels}
+    assert set(entries) == {desktop_kernel.reference, linuxkit_kernel.reference}
+    tags = setup.tags()
+    assert set(tags) == {"desktop-4.13.0", *(entry.slug for entry in entries.values())}
+    for kernel in (desktop_kernel, linuxkit_kernel):
+        entry = entries[kernel.reference]
+        assert (entry.digest, str(entry.builder), entry.zfs) == (
+            kernel.digest,
+            kernel.builder,
+            "2.1.11",
+        )
+        outcome = next(one for one in first.outcomes if one["kernel"] == kernel.reference)
+        assert outcome["digest"] == tags[entry.slug]
+        assert outcome["image"] == f"{setup.image}:{entry.slug}"
+        (release,) = [
+            one for one in setup.releases.releases if one.tag_name == outcome["github_release"]
+        ]
+        assert not release.draft
+        asset = f"zfs-{entry.slug}-amd64.tar.zst"
+        assert {one.name for one in release.assets} == {asset, "SHA256SUMS"}
+    assert tags["desktop-4.13.0"] == tags[entries[desktop_kernel.reference].slug]
+    # What people wrote is as it was; facts were added behind it.
+    assert setup.path.read_text().startswith(top)
+    assert "  - image: " + linuxkit_kernel.reference in setup.path.read_text()
+
+    written = setup.path.read_bytes()
+    for server in (setup.hub, setup.github, setup.gateway):
+        server.requests.clear()
+    second = setup.run("sync")
+
+    assert second.exit_code == 0, second
+    assert {one["status"] for one in second.outcomes} == {"unchanged"}
+    assert setup.path.read_bytes() == written
+    seen = [one for server in (setup.hub, setup.github, setup.gateway) for one in server.requests]
+    assert {one.method for one in seen} == {"GET"}
+    assert not [one for one in seen if "/manifests/" in one.path or "/blobs/" in one.path]
+    assert len(seen) == requests_by_host(second.stderr) <= 10
+
+
+def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
+    setup = two_kernels
+    run = setup.run("sync", "--only", desktop_kernel.reference)
+    assert run.exit_code == 0, run
+    registry = Registry(Http(), {})
+    reference = Reference.parse(f"{setup.image}:desktop-4.13.0")
+    document = registry.get(reference)
+    labels = registry.labels(reference, document.digest)
+    assert labels["install-zfs.kernel-image"] == desktop_kernel.reference
+    assert labels["install-zfs.kernel-digest"] == desktop_kernel.manifest
+    assert labels["install-zfs.kernel-release"] == desktop_kernel.release
+    assert labels["install-zfs.kernel-banner"].startswith(
+        f"Linux version {desktop_kernel.release} "
+    )
+    assert labels["install-zfs.vermagic"].startswith(f"{desktop_kernel.release} SMP ")
+    assert labels["install-zfs.zfs-version"] == "2.1.11"
+    assert labels["install-zfs.builder-image"] == desktop_kernel.builder
+    size = sum(layer["size"] for layer in document.content["layers"])
+    assert size < 4_000_000
+
+
+def test_choosing_leaves_out_but_loses_nothing(
+    two_kernels: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel
+) -> None:
+    run = two_kernels.run("sync", "--only", "desktop-4.13.0")
+    assert run.exit_code == 0, run
+    assert {one["kernel"]: one["status"] for one in run.outcomes} == {
+        desktop_kernel.reference: "published",
+        linuxkit_kernel.reference: "skipped",
+    }
+    assert len(two_kernels.load().kernels) == 2
+    assert two_kernels.run("sync", "--limit", "0").exit_code == 0
+    assert set(two_kernels.tags()) == {"desktop-4.13.0", two_kernels.load().kernels[0].slug}
+
+
+def test_a_failed_kernel_does_not_hold_back_a_good_one(
+    setup: Setup, world: World, desktop_kernel: LabKernel
+) -> None:
+    """ZFS 2.1.11 refuses Linux 6.12, which its configure says itself."""
+    world.up([NEWER])
+    newer = world.kernel(NEWER)
+    setup.push(desktop_kernel)
+    setup.push(newer)
+    setup.write_versions(f"  - image: {newer.reference}\n    zfs: 2.1.11\n")
+
+    run = setup.run("sync")
+
+    assert run.exit_code == 1, run
+    assert {one["kernel"]: one["status"] for one in run.outcomes} == {
+        newer.reference: "failed",
+        desktop_kernel.reference: "published",
+    }
+    (log,) = (setup.directory / "cache" / "logs").glob("docker-for-desktop-kernel-6.12*.build.log")
+    assert str(log.relative_to(setup.directory)) in run.stderr
+    assert "configure: error" in log.read_text()
+    assert "ZFS Version: zfs-2.1.11" in run.stderr
+    assert len(setup.releases.releases) == 1
+
+
+def test_a_newer_zfs_for_a_newer_kernel(setup: Setup, world: World) -> None:
+    """From 2.3 on there are two modules, spl and zfs."""
+    world.up([NEWER])
+    newer = world.kernel(NEWER)
+    setup.push(newer)
+    for version, tarball in world.openzfs.items():
+        if version not in {release.tag_name[4:] for release in setup.openzfs.releases}:
+            setup.release_openzfs(version, tarball)
+    run = setup.run("smoke", newer.reference) if setup.run("poll").exit_code in (0, 3) else None
+    assert run
+    assert run.exit_code == 0, run
+    (entry,) = setup.load().kernels
+    (passed,) = (setup.directory / "cache" / "smoke").glob("*.json")
+    assert json.loads(passed.read_text())["modules"] == ["spl", "zfs"]
+    assert entry.zfs is None, "only publishing records"
+
+
+def test_the_sideload_tar_loads(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
+    setup = two_kernels
+    run = setup.run("sync", "--only", desktop_kernel.reference)
+    assert run.exit_code == 0, run
+    (release,) = setup.releases.releases
+    assets = {asset.name: _bytes(asset.content) for asset in release.assets}
+    sums = assets.pop("SHA256SUMS").decode()
+    ((name, content),) = assets.items()
+    assert sums == f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+    tar = zstandard.ZstdDecompressor().decompressobj().decompress(content)
+
+    client = docker.from_env()
+    entry = setup.load().kernels[0]
+    local = f"install-zfs:{entry.slug}"
+    client.images.load(tar)
+    try:
+        info = client.containers.run(local, "info", remove=True).decode()
+        assert desktop_kernel.release in info
+        assert "2.1.11" in info
+        with pytest.raises(docker.errors.ContainerError) as refused:
+            client.containers.run(local, remove=True)
+        assert refused.value.exit_status == 4
+        assert b"--privileged" in (refused.value.stderr or b"")
+    finally:
+        client.images.remove(local, force=True)
+
+
+def test_a_kernel_image_without_headers_is_skipped(
+    setup: Setup, world: World, desktop_kernel: LabKernel, tmp_path: Path
+) -> None:
+    reference = f"{setup.registry_host}/docker/for-desktop-kernel:6.1.1-{'b' * 40}"
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {desktop_kernel.reference} AS whole\nFROM scratch\nCOPY --from=whole /kernel /\n"
+        f"LABEL org.mobyproject.linuxkit.kernel.buildimage={desktop_kernel.builder}\n"
+    )
+    world.buildx.build(
+        "kernel without headers",
+        tmp_path / "Dockerfile",
+        output=f"type=image,name={reference},push=true,store=false",
+    )
+    setup.write_versions(f"  - image: {reference}\n")
+    run = setup.run("publish", "all")
+    assert run.exit_code == 0, run
+    assert [(one["status"], one["reason"]) for one in run.outcomes] == [
+        ("skipped", "the kernel image has no kernel-dev.tar to compile against")
+    ]
+
+
+def test_a_full_disk_fails_cleanly_and_the_next_run_goes_on(
+    setup: Setup, desktop_kernel: LabKernel
+) -> None:
+    setup.push(desktop_kernel)
+    setup.write_versions(f"  - image: {desktop_kernel.reference}\n")
+    cache = setup.directory / "cache"
+    cache.mkdir()
+    before = setup.path.read_bytes()
+    command = f"mount -t tmpfs -o size=8m tmpfs {cache} && exec python -m release publish all"
+    full = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", command],
+        cwd=setup.directory,
+        env={**setup.environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert full.returncode == 1, full
+    assert "No space left on device" in full.stderr
+    assert setup.path.read_bytes() == before
+    assert setup.tags() == {}
+    assert setup.run("publish", "all").exit_code == 0
+
+
+def test_an_interrupted_run_leaves_a_clean_state(setup: Setup, desktop_kernel: LabKernel) -> None:
+    setup.push(desktop_kernel)
+    setup.write_versions(f"  - image: {desktop_kernel.reference}\n")
+    logs = setup.directory / "cache" / "logs"
+    with setup.start("sync", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while not list(logs.glob("*.build.log")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    left = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, check=False)
+    assert left.stdout == b"", "children outlived the run"
+    assert setup.run("sync").exit_code == 0
+    assert len(setup.releases.releases) == 1
+
+
+def _bytes(content: bytes | Path | None) -> bytes:
+    assert content is not None
+    return content if isinstance(content, bytes) else content.read_bytes()
+
+
+def test_downloads_need_no_account(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
+    """What the README tells a sideload user to download is public."""
+    run = two_kernels.run("sync", "--only", desktop_kernel.reference)
+    assert run.exit_code == 0, run
+    tag = run.outcomes[0]["github_release"] or run.outcomes[1]["github_release"]
+    url = f"{two_kernels.github.url}/{two_kernels.releases.full_name}/releases/download/{tag}"
+    assert requests.get(f"{url}/SHA256SUMS", timeout=30).status_code == 200

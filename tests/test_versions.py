@@ -1,0 +1,403 @@
+"""``versions.yaml``: errors with their line, and writing that leaves alone what is there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release.errors import ConfigurationError
+from release.reference import Digest, Platform, Reference
+from release.versions import DEFAULT_SOURCES, Entry, OpenZFSSource, append, fill, load
+
+A = Digest("sha256:" + "a" * 64)
+B = Digest("sha256:" + "b" * 64)
+KERNEL = Reference.parse("linuxkit/kernel:5.4.39")
+FULL = f"""\
+image: docker.io/me/install-zfs   # where module images go
+sources:
+  - repository: docker.io/docker/for-desktop-kernel
+  - repository: linuxkit/kernel
+    hub: http://127.0.0.1:1/
+  - repository: localhost:5000/kernel
+openzfs:
+  api: http://127.0.0.1:2/
+  repository: me/zfs
+desktop:
+  release_notes: [https://example.org/notes.md]
+kernels:
+  # the first
+  - image: docker.io/linuxkit/kernel:5.4.39
+    digest: {A}
+    platforms: {{linux/amd64: {A}, linux/arm64: {B}}}
+    builder: linuxkit/alpine:1
+    zfs: 2.1.5
+    desktop: [4.13.0, 4.13.1]
+  - image: linuxkit/kernel:4.19.76
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "versions.yaml"
+
+
+def test_everything_that_can_be_said(path: Path) -> None:
+    path.write_text(FULL)
+    versions = load(path)
+    assert str(versions.image) == "docker.io/me/install-zfs"
+    assert [(str(source.repository), source.hub) for source in versions.sources] == [
+        ("docker.io/docker/for-desktop-kernel", "https://hub.docker.com"),
+        ("docker.io/linuxkit/kernel", "http://127.0.0.1:1"),
+        ("localhost:5000/kernel", None),
+    ]
+    assert versions.openzfs == OpenZFSSource("http://127.0.0.1:2", "me/zfs")
+    assert versions.release_notes == ("https://example.org/notes.md",)
+    full, bare = versions.kernels
+    assert full == Entry(
+        KERNEL,
+        A,
+        MappingProxyType({Platform("linux/amd64"): A, Platform("linux/arm64"): B}),
+        Reference.parse("linuxkit/alpine:1"),
+        "2.1.5",
+        ("4.13.0", "4.13.1"),
+    )
+    assert bare == Entry(Reference.parse("linuxkit/kernel:4.19.76"))
+    assert (full.resolved, bare.resolved) == (True, False)
+
+
+def test_defaults(path: Path) -> None:
+    path.write_text("image: me/install-zfs\n")
+    versions = load(path)
+    assert versions.sources == DEFAULT_SOURCES
+    assert versions.openzfs == OpenZFSSource("https://api.github.com", "openzfs/zfs")
+    assert versions.kernels == ()
+
+
+TOP = "image: me/zfs\n"
+ONE = f"{TOP}kernels:\n- image: a/b:1\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "what"),
+    [
+        ("", 1, "is empty"),
+        ("# nothing\n", 1, "is empty"),
+        ("- image\n", 1, "expected 'key: value' lines"),
+        ("sources: []\n", 1, "the key 'image' is missing"),
+        (f"{TOP}kernel: []\n", 2, "unknown key 'kernel'"),
+        (f"{TOP}{TOP}", 2, "the key 'image' is there twice"),
+        ("image: me/zfs:1\n", 1, "has a tag"),
+        ("image:\n  - me/zfs\n", 2, "expected a text"),
+        ("image: Me/Zfs\n", 1, "is not an image reference"),
+        ("image:\n", 1, "expected a text"),
+        (f"{TOP}kernels: [\n", 3, "is not YAML"),
+        (f"{TOP}\tkernels:\n", 2, "is not YAML"),
+        (f"{TOP}---\n{TOP}", 2, "is not YAML"),
+        (f"{TOP}kernels: \0\n", 2, "is not YAML"),
+        (f"{TOP}# \udcff\n", 2, "is not UTF-8"),
+        (f"\ufeff{TOP}", 1, "byte order mark"),
+        (f"{TOP}kernels: many\n", 2, "expected a list"),
+        (f"{TOP}kernels:\n- a/b:1\n", 3, "expected 'key: value' lines"),
+        (f"{TOP}kernels:\n- zfs: 2.1.5\n", 3, "the key 'image' is missing"),
+        (f"{TOP}kernels:\n- image: a/b\n", 3, "needs its tag"),
+        (f"{TOP}kernels:\n- image: a/b:1@{A}\n", 3, "needs its tag"),
+        (f"{ONE}  color: red\n", 4, "unknown key 'color'"),
+        (f"{ONE}  digest: sha256:abc\n", 4, "'sha256:abc' is not a digest"),
+        (f"{ONE}  digest: {A.upper()}\n", 4, "is not a digest"),
+        (f"{ONE}  digest:\n", 4, "expected a text"),
+        (f"{ONE}  platforms: {{amd64: {A}}}\n", 4, "'amd64' is not a platform"),
+        (f"{ONE}  platforms: {{linux/amd64: abc}}\n", 4, "'abc' is not a digest"),
+        (f"{ONE}  platforms: [linux/amd64]\n", 4, "expected 'key: value' lines"),
+        (f"{ONE}  platforms: {{}}\n", 4, "names no platform"),
+        (f"{ONE}  builder: [x]\n", 4, "expected a text"),
+        (f"{ONE}  builder: 'a b'\n", 4, "is not an image reference"),
+        (f"{ONE}  zfs: 2.1\n", 4, "'2.1' is not an OpenZFS version"),
+        (f"{ONE}  desktop: 4.13.0\n", 4, "expected a list"),
+        (f"{ONE}  desktop: [4.13]\n", 4, "'4.13' is not a Docker Desktop version"),
+        (f"{ONE}- image: docker.io/a/b:1\n", 4, "is there twice (first in line 3)"),
+        (f"{ONE}- image: a/b:1\n  digest: {A}\n", 4, "is there twice (first in line 3)"),
+        (f"{ONE}  digest: {A}\n- image: a/b:1\n", 5, "is there twice (first in line 3)"),
+        (
+            f"{ONE}  digest: {A}\n- image: a/b:1\n  digest: {A}\n",
+            5,
+            "is there twice (first in line 3)",
+        ),
+        (f"{ONE}- image: ghcr.io/a/b:1\n", 4, "under the name of docker.io/a/b:1"),
+        (
+            f"{ONE}  desktop: [4.13.0]\n- image: a/b:2\n  desktop: [4.13.0]\n",
+            5,
+            "Docker Desktop 4.13.0 is already said to run docker.io/a/b:1",
+        ),
+        (f"{TOP}sources: docker.io/a/b\n", 2, "expected a list"),
+        (f"{TOP}sources:\n- hub: https://h\n", 3, "the key 'repository' is missing"),
+        (f"{TOP}sources:\n- repository: a/b:1\n", 3, "without a tag"),
+        (f"{TOP}sources:\n- repository: a/b\n- repository: a/b\n", 3, "there twice"),
+        (f"{TOP}sources:\n- repository: a/b\n  hub: ftp://h\n", 4, "is not a URL"),
+        (f"{TOP}openzfs:\n  api: here\n", 3, "is not a URL"),
+        (f"{TOP}openzfs:\n  repository: zfs\n", 3, "is not a repository"),
+        (f"{TOP}desktop:\n  release_notes: [x]\n", 3, "is not a URL"),
+        (f"{TOP}desktop:\n  notes: []\n", 3, "unknown key 'notes'"),
+    ],
+)
+def test_an_error_says_where_and_what_to_do(path: Path, content: str, line: int, what: str) -> None:
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert caught.value.on == f"{path}, line {line}"
+    assert what in caught.value.what
+    assert caught.value.hint
+
+
+def test_a_file_that_is_not_there(path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is not there") as caught:
+        load(path)
+    assert "--versions" in caught.value.hint
+
+
+# Appending
+
+NEW = Entry(
+    Reference.parse("linuxkit/kernel:6.1.2"), B, MappingProxyType({Platform("linux/amd64"): B})
+)
+ADDED = f"""\
+- image: docker.io/linuxkit/kernel:6.1.2
+  digest: {B}
+  platforms: {{linux/amd64: {B}}}
+"""
+INDENTED = "".join(f"  {line}\n" for line in ADDED.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (FULL, FULL + INDENTED),
+        (ONE, ONE + ADDED),
+        (ONE[:-1], ONE + ADDED),
+        (f"{ONE}# the end", f"{ONE}# the end\n{ADDED}"),
+        (f"{TOP}kernels:\n", f"{TOP}kernels:\n{INDENTED}"),
+        (f"{TOP}kernels:", f"{TOP}kernels:\n{INDENTED}"),
+        (f"{TOP}kernels:\n  # none yet\n", f"{TOP}kernels:\n  # none yet\n{INDENTED}"),
+        (f"{TOP}kernels: []\n", f"{TOP}kernels:\n{INDENTED}"),
+        (f"{TOP}kernels: [ ]  # none", f"{TOP}kernels:  # none\n{INDENTED}"),
+        (f"{TOP}kernels: null  # none\n", f"{TOP}kernels:  # none\n{INDENTED}"),
+        (f"{TOP}kernels: ~\n", f"{TOP}kernels:\n{INDENTED}"),
+        (TOP, f"{TOP}kernels:\n{INDENTED}"),
+        (TOP[:-1], f"{TOP}kernels:\n{INDENTED}"),
+        (f"# é€😀\n{ONE}", f"# é€😀\n{ONE}{ADDED}"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_append(path: Path, before: str, after: str, newline: str) -> None:
+    path.write_bytes(before.replace("\n", newline).encode())
+    old = load(path)
+    new = append(old, [NEW])
+    # What has no line break at all gets a plain one.
+    expected = after.replace("\n", newline) if "\n" in before else after
+    assert path.read_bytes().decode() == expected
+    assert new == load(path)
+    assert new.kernels == (*old.kernels, NEW)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_appending_nothing_writes_nothing(path: Path) -> None:
+    path.write_text(ONE)
+    written = path.stat().st_mtime_ns
+    assert append(load(path), []) == load(path)
+    assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("kernels: []\nimage: me/zfs\n", "must be the last"),
+        (f"{TOP}kernels: [{{image: 'a/b:1'}}]\n", "written in [brackets]"),
+    ],
+)
+def test_what_cannot_be_appended_to_stays_as_it_is(path: Path, content: str, what: str) -> None:
+    path.write_text(content)
+    with pytest.raises(ConfigurationError) as caught:
+        append(load(path), [NEW])
+    assert what in caught.value.what
+    assert "line 2" in caught.value.on
+    assert path.read_text() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_others_wrote_meanwhile_is_kept(path: Path) -> None:
+    path.write_text(TOP)
+    old = load(path)
+    path.write_text(ONE)
+    assert [entry.image.tag for entry in append(old, [NEW]).kernels] == ["1", "6.1.2"]
+
+
+def test_the_file_keeps_its_mode(path: Path) -> None:
+    path.write_text(ONE)
+    path.chmod(0o640)
+    append(load(path), [NEW])
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+digests = st.integers(0, 2**256 - 1).map(lambda number: Digest(f"sha256:{number:064x}"))
+platforms = st.sampled_from(["linux/amd64", "linux/arm64", "linux/arm/v7"]).map(Platform)
+versions_of_desktop = st.from_regex(r"[1-9]?[0-9]\.[0-9]{1,2}\.[0-9](\.[0-9])?", fullmatch=True)
+entries = st.builds(
+    Entry,
+    image=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,40}", fullmatch=True).map(
+        Reference.parse("linuxkit/kernel").with_tag
+    ),
+    digest=st.none() | digests,
+    platforms=st.dictionaries(platforms, digests, max_size=3).map(MappingProxyType),
+    builder=st.none() | st.just(Reference.parse("ghcr.io/a/b:c")),
+    zfs=st.none() | st.sampled_from(["0.8.2", "2.1.5", "2.2.0-rc1"]),
+    desktop=st.lists(versions_of_desktop, max_size=2, unique=True).map(tuple),
+)
+lists_of_entries = st.lists(
+    entries, max_size=6, unique_by=(lambda entry: entry.image, lambda entry: entry.slug)
+).filter(
+    lambda found: (
+        len({version for entry in found for version in entry.desktop})
+        == sum(len(entry.desktop) for entry in found)
+    )
+)
+tops = st.sampled_from([TOP, f"{TOP}kernels:\n", FULL, FULL[:-1], FULL.replace("\n", "\r\n")])
+
+
+@given(tops, lists_of_entries, st.integers(0, 6))
+def test_what_is_appended_is_there_and_nothing_above_has_changed(
+    top: str, new: list[Entry], first: int
+) -> None:
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "versions.yaml")
+        path.write_bytes(top.encode())
+        before = load(path)
+        taken = {known.image for known in before.kernels}
+        desktops = {version for known in before.kernels for version in known.desktop}
+        new = [e for e in new if e.image not in taken and not desktops & {*e.desktop}]
+        after = append(append(before, new[:first]), new[first:])
+        content = path.read_bytes()
+        assert after == load(path)
+        assert after.kernels == (*before.kernels, *new)
+        assert content.startswith(top.encode())
+        # The same facts give the same bytes.
+        path.write_bytes(top.encode())
+        append(load(path), new)
+        assert path.read_bytes() == content
+
+
+def test_a_moved_tag_is_told_apart_by_its_digest(path: Path) -> None:
+    path.write_text(f"{ONE}  digest: {A}\n")
+    moved = dataclasses.replace(NEW, image=Reference.parse("a/b:1"), moved=True)
+    first, second = append(load(path), [moved]).kernels
+    assert first.slug == "a-b-1"
+    assert second == moved
+    assert second.slug == "a-b-1-" + "b" * 12
+
+
+@pytest.mark.parametrize(
+    ("image", "slug"),
+    [
+        ("docker/for-desktop-kernel:5.15.49-1342", "docker-for-desktop-kernel-5.15.49-1342"),
+        ("localhost:5000/linuxkit/kernel:5.4.39", "linuxkit-kernel-5.4.39"),
+    ],
+)
+def test_slugs(image: str, slug: str) -> None:
+    assert Entry(Reference.parse(image)).slug == slug
+
+
+# Filling in
+
+FACTS = Entry(
+    KERNEL,
+    A,
+    MappingProxyType({Platform("linux/arm64"): B, Platform("linux/amd64"): A}),
+    Reference.parse("linuxkit/alpine:1"),
+    "2.1.5",
+)
+DIGEST_LINE = f"  digest: {A}\n"
+PLATFORMS_LINE = f"  platforms: {{linux/amd64: {A}, linux/arm64: {B}}}\n"
+LINES = f"{DIGEST_LINE}{PLATFORMS_LINE}  builder: linuxkit/alpine:1\n  zfs: 2.1.5\n"
+HEAD = f"{TOP}kernels:\n"
+BARE = "- image: linuxkit/kernel:5.4.39"
+NEXT = "\n# the next\n- image: linuxkit/kernel:5.4.40\n"
+IN_BRACES = f", digest: {A}, platforms: {{linux/amd64: {A}, linux/arm64: {B}}}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (f"{BARE}\n", f"{BARE}\n{LINES}"),
+        (BARE, f"{BARE}\n{LINES}"),
+        (f"{BARE}  # mine\n{NEXT}", f"{BARE}  # mine\n{LINES}{NEXT}"),
+        (f"{BARE}\n  zfs: 2.0.7\n{NEXT}", f"{BARE}\n  zfs: 2.0.7\n{LINES[:-13]}{NEXT}"),
+        (f"{BARE}\n{LINES}{NEXT}", f"{BARE}\n{LINES}{NEXT}"),
+        (
+            f"{BARE}\n  desktop:\n  - 4.13.0  # mine\n{NEXT}",
+            f"{BARE}\n  desktop:\n  - 4.13.0  # mine\n{LINES}{NEXT}",
+        ),
+        (
+            f"{BARE}\n{DIGEST_LINE}  builder: x/y:1\n  zfs: 2.0.7 # é\n",
+            f"{BARE}\n{DIGEST_LINE}  builder: x/y:1\n  zfs: 2.0.7 # é\n{PLATFORMS_LINE}",
+        ),
+        (
+            "- {image: linuxkit/kernel:5.4.39, builder: 'x/y:1', zfs: 2.0.7}  # mine\n" + NEXT,
+            f"- {{image: linuxkit/kernel:5.4.39, builder: 'x/y:1', zfs: 2.0.7{IN_BRACES}}}"
+            f"  # mine\n{NEXT}",
+        ),
+        (
+            "- {image: linuxkit/kernel:5.4.39, zfs: 2.0.7, builder: x/y,}\n",
+            f"- {{image: linuxkit/kernel:5.4.39, zfs: 2.0.7, builder: x/y{IN_BRACES},}}\n",
+        ),
+        (f"- zfs: 2.0.7\n  image: {KERNEL}\n", f"- zfs: 2.0.7\n  image: {KERNEL}\n{LINES[:-13]}"),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_fill_adds_what_is_missing_and_no_more(
+    path: Path, before: str, after: str, newline: str
+) -> None:
+    path.write_bytes((HEAD + before).replace("\n", newline).encode())
+    old = load(path)
+    new = fill(old, KERNEL, FACTS)
+    assert path.read_bytes().decode() == (HEAD + after).replace("\n", newline)
+    assert new == load(path)
+    assert new.kernels[0].resolved
+    assert new.kernels[1:] == old.kernels[1:]
+    assert fill(new, KERNEL, FACTS) == new
+
+
+def test_fill_finds_the_entry_of_a_moved_tag(path: Path) -> None:
+    path.write_text(f"{HEAD}{BARE}\n  digest: {B}\n{BARE}\n{DIGEST_LINE}")
+    first, second = fill(load(path), KERNEL, FACTS).kernels
+    assert (first.resolved, second.resolved) == (False, True)
+
+
+def test_an_entry_that_somebody_took_away_is_not_put_back(path: Path) -> None:
+    path.write_text(f"{HEAD}{BARE}\n")
+    old = load(path)
+    path.write_text(ONE)
+    with pytest.raises(ConfigurationError, match="no longer there"):
+        fill(old, KERNEL, FACTS)
+    assert path.read_text() == ONE
+
+
+@given(entries, entries)
+def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
+    facts = dataclasses.replace(facts, image=known.image, digest=known.digest or facts.digest)
+    with TemporaryDirectory() as directory:
+        path = Path(directory, "versions.yaml")
+        path.write_text(TOP)
+        versions = append(load(path), [known])
+        (filled,) = fill(versions, known.image, facts).kernels
+        assert filled == Entry(
+            known.image,
+            known.digest or facts.digest,
+            known.platforms or facts.platforms,
+            known.builder or facts.builder,
+            known.zfs or facts.zfs,
+            known.desktop or facts.desktop,
+        )
