@@ -2,8 +2,8 @@
 LAB := tests/lab/with-lab
 RUN := $(LAB) $(MAKE) --no-print-directory
 BIN := .venv/bin
-SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab $(wildcard release/*.sh) \
-	$(filter-out %.Dockerfile %.yml,$(wildcard tests/lab/images/*))
+SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab tests/lab/clean $(wildcard release/*.sh) \
+	$(filter-out %.Dockerfile %.yml %/hello,$(wildcard tests/lab/images/*))
 
 .PHONY: help demo test lint clean run-lint run-tests
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from release import __version__, versions
-from release.errors import ConfigurationError, ExitCode, ReleaseError
+from release.errors import ConfigurationError, ExitCode, ReleaseError, TargetError
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.report import Outcome, Report, Status, table, write_json
 from release.sync import Step, World, run, settled
@@ -275,6 +275,14 @@ def main() -> NoReturn:
     except ReleaseError as error:
         Report(os.environ).fail(error)
         code = error.exit_code
+    except OSError as error:
+        failure = TargetError(
+            f"could not be written or read: {error.strerror}",
+            on=str(error.filename or "a file"),
+            hint="check its permissions and the room on the disk, and run again",
+        )
+        Report(os.environ).fail(failure)
+        code = failure.exit_code
     except click.exceptions.Abort:
         click.echo("interrupted; what was finished is recorded, run again to go on", err=True)
         code = _INTERRUPTED

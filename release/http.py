@@ -21,7 +21,7 @@ import requests
 import tenacity
 
 from release import __version__
-from release.errors import NotFoundError, UpstreamError
+from release.errors import NotFoundError, PreflightError, ReleaseError, UpstreamError
 from release.reference import Digest
 
 CONNECT_SECONDS = 10.0
@@ -198,6 +198,7 @@ class Http:
 
         Raises:
             NotFoundError: a 404 that is not in ``expect``.
+            PreflightError: a 401 that is not in ``expect``.
             UpstreamError: no complete answer, or a status that is not in ``expect``.
         """
         retryable = method in IDEMPOTENT if idempotent is None else idempotent
@@ -266,12 +267,18 @@ class Http:
             if body is not None and not isinstance(body, bytes):
                 body.close()
 
-    def _unexpected(self, answer: requests.Response, place: str) -> UpstreamError | NotFoundError:
+    def _unexpected(self, answer: requests.Response, place: str) -> ReleaseError:
         detail = redact(answer.content[:500].decode(errors="replace")).strip()
         if answer.status_code == 404:
             return NotFoundError("is not there (404)", on=place, detail=detail)
+        if answer.status_code == 401:
+            return PreflightError(
+                "answered 401: it does not accept these credentials, or wants some",
+                on=place,
+                detail=detail,
+                hint="set GITHUB_TOKEN, DOCKERHUB_USERNAME and DOCKERHUB_TOKEN, or docker login",
+            )
         hint = {
-            401: "check the credentials",
             403: "check that the credentials allow this; an anonymous caller may need some",
             429: "too many requests: run again later, or sign in",
         }.get(answer.status_code, "run again later; nothing was lost")

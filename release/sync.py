@@ -57,50 +57,39 @@ def native_platform() -> Platform:
     return Platform(f"linux/{_MACHINES.get(os.uname().machine, os.uname().machine)}")
 
 
-@dataclass
 class World:
-    """The outside worlds, each reached through one client, and how this run was set up."""
+    """The outside worlds, each reached through one client, and how this run was set up.
 
-    versions: Versions
-    environment: Mapping[str, str]
-    cache: Path = Path("cache")
+    Attributes:
+        github: our own repository; None where GITHUB_REPOSITORY does not name one.
+    """
 
-    @cached_property
-    def http(self) -> Http:
-        return Http()
-
-    @cached_property
-    def registry(self) -> Registry:
-        return Registry(self.http, self.environment)
-
-    @cached_property
-    def github(self) -> GitHub | None:
-        """Our own repository; None where GITHUB_REPOSITORY does not name one."""
-        repository = self.environment.get("GITHUB_REPOSITORY")
-        if not repository:
-            return None
-        return GitHub(
-            self.http,
-            self.environment.get("GITHUB_API_URL", API),
-            repository,
-            self.environment.get("GITHUB_TOKEN"),
+    def __init__(
+        self, versions: Versions, environment: Mapping[str, str], cache: Path = Path("cache")
+    ) -> None:
+        self.versions = versions
+        self.environment = environment
+        self.cache = cache
+        self.http = Http()
+        self.registry = Registry(self.http, environment)
+        self.builder = Builder(cache, environment)
+        self.emulator = Emulator()
+        self.github: GitHub | None = None
+        api = environment.get("GITHUB_API_URL", API).rstrip("/")
+        token = environment.get("GITHUB_TOKEN")
+        if repository := environment.get("GITHUB_REPOSITORY"):
+            self.github = GitHub(self.http, api, repository, token)
+        openzfs = versions.openzfs
+        self.openzfs = OpenZFS(
+            GitHub(
+                self.http,
+                openzfs.api,
+                openzfs.repository,
+                # A token is for one API and goes to no other.
+                token if openzfs.api == api else None,
+            ),
+            cache / "sources",
         )
-
-    @cached_property
-    def openzfs(self) -> OpenZFS:
-        source = self.versions.openzfs
-        same = source.api == self.environment.get("GITHUB_API_URL", API).rstrip("/")
-        token = self.environment.get("GITHUB_TOKEN") if same else None
-        github = GitHub(self.http, source.api, source.repository, token)
-        return OpenZFS(github, self.cache / "sources")
-
-    @cached_property
-    def builder(self) -> Builder:
-        return Builder(self.cache, self.environment)
-
-    @cached_property
-    def emulator(self) -> Emulator:
-        return Emulator()
 
     @cached_property
     def revision(self) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import release.build
 from release.kernel import KernelFiles
@@ -19,6 +20,10 @@ from tests.lab.setup import Setup
 from tests.lab.world import DESKTOP, LINUXKIT, LabKernel, World
 
 AMD64 = Platform("linux/amd64")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 
 
 @pytest.fixture(scope="session")

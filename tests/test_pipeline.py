@@ -150,11 +150,12 @@ def test_a_newer_zfs_for_a_newer_kernel(setup: Setup, world: World) -> None:
     world.up([NEWER])
     newer = world.kernel(NEWER)
     setup.push(newer)
-    for version, tarball in world.openzfs.items():
-        if version not in {release.tag_name[4:] for release in setup.openzfs.releases}:
-            setup.release_openzfs(version, tarball)
-    run = setup.run("smoke", newer.reference) if setup.run("poll").exit_code in (0, 3) else None
-    assert run
+    for version in set(world.openzfs) - {
+        release.tag_name[4:] for release in setup.openzfs.releases
+    }:
+        setup.release_openzfs(version)
+    setup.run("poll")
+    run = setup.run("smoke", newer.reference)
     assert run.exit_code == 0, run
     (entry,) = setup.load().kernels
     (passed,) = (setup.directory / "cache" / "smoke").glob("*.json")
@@ -200,7 +201,7 @@ def test_a_kernel_image_without_headers_is_skipped(
     world.buildx.build(
         "kernel without headers",
         tmp_path / "Dockerfile",
-        output=f"type=image,name={reference},push=true,store=false",
+        output=f"type=image,name={reference},push=true,unpack=false",
     )
     setup.write_versions(f"  - image: {reference}\n")
     run = setup.run("publish", "all")

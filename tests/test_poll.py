@@ -12,14 +12,15 @@ import pytest
 
 from release.http import Http
 from release.poll import Polled, poll
-from release.reference import Digest, Reference
+from release.reference import Digest, Platform, Reference
 from release.registry import Registry
 from release.versions import Entry, Versions, append, fill, load
 from tests.lab.hub import Hub, Repository
 from tests.lab.server import Response, Truncate, html_page, retry_after
-from tests.lab.smallregistry import SmallRegistry
+from tests.lab.small_registry import SmallRegistry
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
+AMD64 = Platform("linux/amd64")
 LISTED = "linuxkit/kernel"
 MIRRORED = "mirror/kernel"
 
@@ -101,9 +102,7 @@ def test_the_first_poll_reads_all_pages_and_appends_in_the_order_of_pushes(
     polled = upstream.record()
     assert upstream.hub.count() == 3
     assert tags(polled.new) == [f"5.4.{n}" for n in sorted(range(250), key=lambda n: n * 7 % 250)]
-    assert polled.new[0] == Entry(
-        upstream.reference("5.4.0"), digest(0), {"linux/amd64": digest(10_000)}
-    )
+    assert polled.new[0] == Entry(upstream.reference("5.4.0"), digest(0), {AMD64: digest(10_000)})
     assert upstream.versions.kernels == polled.new
 
 
@@ -175,7 +174,7 @@ def test_an_entry_without_digest_gets_the_one_that_is_listed(upstream: Upstream)
     assert polled.new == ()
     (found,) = polled.found
     (filled,) = fill(upstream.versions, found.image, found).kernels
-    assert filled == Entry(image, digest(1), {"linux/amd64": digest(10_001)})
+    assert filled == Entry(image, digest(1), {AMD64: digest(10_001)})
 
 
 def test_a_tag_that_is_listed_without_digest_is_looked_up_without_a_pull(
@@ -224,9 +223,14 @@ def test_a_registry_s_list_that_shrank_changes_nothing(upstream: Upstream) -> No
 # What is not believed
 
 
-def page(upstream: Upstream, **changes: object) -> Response:
+def page(**changes: object) -> Response:
     """The first page as Docker Hub has it, with some of it changed."""
-    tag = {"name": "5.4.39", "digest": digest(1), "images": [], "last_updated": None}
+    tag: dict[str, object] = {
+        "name": "5.4.39",
+        "digest": digest(1),
+        "images": [],
+        "last_updated": None,
+    }
     body = {"count": 1, "next": None, "previous": None, "results": [tag], **changes}
     return Response(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
@@ -240,21 +244,21 @@ FAULTS: dict[str, tuple[Callable[[Upstream], Response], str]] = {
     "wait, in seconds": (lambda _: retry_after(3600), "asks to wait 3600 seconds"),
     "wait, as a date": (
         lambda _: retry_after(datetime.now(UTC) + timedelta(hours=1)),
-        "asks to wait 3",
+        "asks to wait",
     ),
     "a page of HTML": (lambda _: html_page(), "Be right back"),
     "no repository": (lambda _: Response(404), "not there"),
-    "no tags": (lambda up: page(up, count=0, results=[]), "no tags at all"),
-    "half a list": (lambda up: page(up, count=2), "listed 1 of 2 tags"),
-    "an empty list": (lambda up: page(up, count=2, results=[]), "listed 0 of 2 tags"),
-    "a short page": (lambda up: page(up, count=150, next=more(up)), "listed 1 of 150 tags"),
-    "a count that shrank": (lambda up: page(up), "lists 1 tags, but 3 are recorded"),
-    "no count": (lambda up: page(up, count=None), "not a list of tags"),
-    "no list": (lambda up: page(up, results=7), "not a list of tags"),
+    "no tags": (lambda _: page(count=0, results=[]), "no tags at all"),
+    "half a list": (lambda _: page(count=2), "listed 1 of 2 tags"),
+    "an empty list": (lambda _: page(count=2, results=[]), "listed 0 of 2 tags"),
+    "a short page": (lambda up: page(count=150, next=more(up)), "listed 1 of 150 tags"),
+    "a count that shrank": (lambda _: page(), "lists 1 tags, but 3 are recorded"),
+    "no count": (lambda _: page(count=None), "not a list of tags"),
+    "no list": (lambda _: page(results=7), "not a list of tags"),
     "not an object": (lambda _: Response(200, {}, b"[]"), "not a list of tags"),
     **{
         f"a tag {number}": (
-            lambda up, tag=tag: page(up, count=1, results=[tag]),  # type: ignore[misc]
+            lambda _, tag=tag: page(count=1, results=[tag]),  # type: ignore[misc]
             "described a tag",
         )
         for number, tag in enumerate(
@@ -311,7 +315,7 @@ def test_the_same_page_again_and_again_is_not_paged_through_for_ever(upstream: U
     results = [
         {"name": f"5.4.{number}", "digest": digest(number), "images": []} for number in range(100)
     ]
-    answer = page(upstream, count=250, next=more(upstream), results=results)
+    answer = page(count=250, next=more(upstream), results=results)
     upstream.hub.fail("/tags", answer, times=None)
     (error,) = upstream.poll().failures
     assert "listed 100 of 250 tags" in error.what

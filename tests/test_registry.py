@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from release.errors import NotFoundError, PreflightError, PublishError, UpstreamError
+from release.errors import NotFoundError, PreflightError, PublishError, ReleaseError, UpstreamError
 from release.http import Http, bytes_digest
 from release.reference import Digest, Reference
 from release.registry import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Document, Registry
 from tests.lab.server import LabServer, Request, Response, html_page
-from tests.lab.smallregistry import SmallRegistry
+from tests.lab.small_registry import SmallRegistry
 
 BLOB = b"a layer" * 1000
 NOWHERE = Digest("sha256:" + "0" * 64)
@@ -103,7 +103,7 @@ def test_only_a_404_to_the_question_itself_means_that_it_is_not_there(
         registry.get(ref(server, "a/b:1"))
     for status in (400, 401, 403):
         server.fail("HEAD", Response(status), times=None)
-        with pytest.raises(UpstreamError, match=f"answered {status}"):
+        with pytest.raises(ReleaseError, match=f"answered {status}"):
             registry.head(ref(server, "a/b:1"))
         server.recover()
 
@@ -250,9 +250,9 @@ def test_a_token_is_asked_for_once_with_what_the_challenge_says(
 def test_basic_authentication(docker_config: Path, registry: Registry) -> None:
     with SmallRegistry(auth="Basic") as server:
         server.put("a/b", "1", {})
-        with pytest.raises(UpstreamError, match="answered 401") as caught:
+        with pytest.raises(PreflightError, match="answered 401") as caught:
             registry.head(ref(server, "a/b:1"))
-        assert "credentials" in caught.value.hint
+        assert "docker login" in caught.value.hint
         sign_in(docker_config, server)
         assert registry.head(ref(server, "a/b:1"))
 
@@ -262,7 +262,7 @@ def test_docker_hub_s_variables_are_for_docker_hub_alone(docker_config: Path) ->
     hub_login = {"DOCKERHUB_USERNAME": "me", "DOCKERHUB_TOKEN": "secret"}
     with SmallRegistry(auth="Basic") as server:
         server.put("a/b", "1", {})
-        with pytest.raises(UpstreamError, match="answered 401"):
+        with pytest.raises(PreflightError, match="answered 401"):
             Registry(Http(), hub_login).head(ref(server, "a/b:1"))
 
 

@@ -124,10 +124,10 @@ def _sideload(setup: Setup, kernel: LabKernel) -> None:
     name = f"zfs-{entry.slug}-amd64.tar.zst"
     _say(f"Downloads {base}/{name}")
     asset = _download(f"{base}/{name}")
-    sums = dict(
-        (line.split()[1], line.split()[0])
+    sums = {
+        line.split()[1]: line.split()[0]
         for line in _download(f"{base}/SHA256SUMS").decode().splitlines()
-    )
+    }
     _expect("SHA256SUMS has its digest", sums[name], hashlib.sha256(asset).hexdigest())
     client = docker.from_env()
     client.images.load(zstandard.ZstdDecompressor().decompressobj().decompress(asset))

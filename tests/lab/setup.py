@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import requests
+import semver
 
 from release import versions
 from release.registry import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -78,8 +79,7 @@ class Setup:
         self.releases = self.github.add(GitHubRepository(namespace, "install-zfs"))
         self.openzfs = self.github.add(GitHubRepository("openzfs", "zfs"))
         self.github.add_token(TOKEN, push=[self.releases.full_name])
-        for version, tarball in world.openzfs.items():
-            self.release_openzfs(version, tarball)
+        self.release_openzfs(min(world.openzfs, key=semver.Version.parse))
         self.repository = f"{namespace}/install-zfs"
         self.path = directory / "versions.yaml"
         self._blobs: set[str] = set()
@@ -107,8 +107,9 @@ class Setup:
 
     # The outside world
 
-    def release_openzfs(self, version: str, tarball: Path) -> None:
-        """OpenZFS publishes a release."""
+    def release_openzfs(self, version: str) -> None:
+        """OpenZFS publishes a release; at first there is the oldest that the lab has."""
+        tarball = self.world.openzfs[version]
         git_tag = f"zfs-{version}"
         self.openzfs.add_release(git_tag, {f"{git_tag}.tar.gz": tarball})
         with tarfile.open(tarball) as tar:

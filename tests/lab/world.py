@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -221,6 +222,7 @@ class World:
         if not directory.exists():
             base = self._base(suite)
             partial = directory.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
             name = f"{target} of {suite.name}, download"
             with step(name):
                 self.buildx.build(

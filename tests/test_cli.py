@@ -1,0 +1,446 @@
+"""The command line as a process of its own: exit codes, messages, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from release.sync import native_platform
+from tests.lab.github import GitHub, Repository
+from tests.lab.hub import Hub
+from tests.lab.server import (
+    Drop,
+    Fault,
+    LabServer,
+    Request,
+    Response,
+    Truncate,
+    html_page,
+    retry_after,
+)
+from tests.lab.small_registry import SmallRegistry
+
+PROJECT = Path(__file__).resolve().parents[1]
+DAY = datetime(2024, 5, 1, tzinfo=UTC)
+MISSING_HERE = 4
+SLUG = "linuxkit-kernel-5.4.39"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished ``python -m release``."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+class Desk:
+    """A maintainer's desk: a directory, Docker Hub, a registry and GitHub; no engine, no QEMU.
+
+    One source is listed by the Hub and holds ``linuxkit/kernel:5.4.39``, the other one by its
+    registry and holds ``mirror/kernel:5.10.1``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.bin = directory / "bin"
+        self.hub, self.registry, self.github = Hub(), SmallRegistry(), GitHub()
+        self.path = directory / "work" / "versions.yaml"
+        self.releases = self.github.add(Repository("me", "install-zfs"))
+        self.github.add_token("writer", push=["me/install-zfs"])
+        for new in (self.bin, self.path.parent, directory / "home"):
+            new.mkdir(parents=True)
+        host = self.registry.host
+        self.digest = self.registry.put("linuxkit/kernel", "5.4.39", {})
+        self.mirrored = self.registry.put("mirror/kernel", "5.10.1", {})
+        self.hub.repository("linuxkit", "kernel").push(
+            "5.4.39", self.digest, [("linux", "amd64", None, self.digest, 1)], DAY
+        )
+        self.entry = f"- image: {host}/linuxkit/kernel:5.4.39\n  digest: {self.digest}\n"
+        self.new = f"- image: {host}/mirror/kernel:5.10.1\n  digest: {self.mirrored}\n"
+        self.head = (
+            f"# our kernels\nimage: {host}/me/zfs\nsources:\n"
+            f"- repository: {host}/linuxkit/kernel\n  hub: {self.hub.url}\n"
+            f"- repository: {host}/mirror/kernel\nkernels:\n"
+        )
+        self.path.write_text(self.head + self.entry)
+
+    def complete(self) -> None:
+        """Makes both kernels known, the one built and published, the other for elsewhere only."""
+        arch = native_platform().partition("/")[2]
+        facts = (
+            f"  platforms: {{linux/{arch}: {self.digest}}}\n"
+            "  builder: linuxkit/alpine:1\n  zfs: 0.8.4\n  desktop: [4.13.0]\n"
+        )
+        elsewhere = f"  platforms: {{plan9/mips: {self.mirrored}}}\n"
+        self.path.write_text(self.head + self.entry + facts + self.new + elsewhere)
+        for tag in (SLUG, "desktop-4.13.0"):
+            self.registry.put("me/zfs", tag, {})
+        assets = {f"zfs-{SLUG}-{arch}.tar.zst": b"x", "SHA256SUMS": b"x"}
+        self.releases.add_release(f"{SLUG}-zfs-0.8.4", assets)
+
+    def provide(self, *programs: str, script: str = "exit 0") -> None:
+        """Puts programs on the PATH, which is empty otherwise."""
+        for program in programs:
+            (self.bin / program).write_text(f"#!/bin/sh\n{script}\n")
+            (self.bin / program).chmod(0o755)
+
+    def run(self, *arguments: str, **environment: str | None) -> Run:
+        """Runs it; None takes a variable away."""
+        merged = {
+            "PATH": str(self.bin),
+            "HOME": str(self.directory / "home"),
+            "PYTHONPATH": str(PROJECT),
+            "DOCKER_HOST": f"unix://{self.directory}/no.sock",
+            "GITHUB_API_URL": self.github.url,
+            "GITHUB_REPOSITORY": "me/install-zfs",
+            "GITHUB_TOKEN": "writer",
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "release", *arguments],
+            cwd=self.path.parent,
+            env={name: value for name, value in merged.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Run(done.returncode, done.stdout, done.stderr)
+
+    @property
+    def requests(self) -> int:
+        return self.hub.count() + self.registry.count() + self.github.count()
+
+    @property
+    def left_behind(self) -> list[str]:
+        return sorted(path.name for path in self.path.parent.iterdir())
+
+    def __enter__(self) -> Desk:
+        with ExitStack() as stack:
+            for server in (self.hub, self.registry, self.github):
+                stack.enter_context(server)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with Desk(tmp_path) as desk:
+        yield desk
+        for server in (desk.hub, desk.registry, desk.github):
+            assert server.violations == []
+
+
+def side_by_side(runs: Sequence[tuple[Desk, Sequence[str]]]) -> list[Run]:
+    with ThreadPoolExecutor(len(runs)) as pool:
+        return list(pool.map(lambda run: run[0].run(*run[1]), runs))
+
+
+# Polling
+
+
+def test_poll_appends_what_is_new_and_nothing_the_second_time(desk: Desk) -> None:
+    desk.path.write_text(desk.head)
+    first = desk.run("poll")
+    assert first.exit_code == 0
+    assert first.stdout.splitlines() == [
+        f"new: {desk.registry.host}/linuxkit/kernel:5.4.39 {desk.digest}",
+        f"new: {desk.registry.host}/mirror/kernel:5.10.1 {desk.mirrored}",
+        "2 new kernels, 2 in versions.yaml",
+    ]
+    content = desk.path.read_text()
+    platforms = f"  platforms: {{linux/amd64: {desk.digest}}}\n"
+    indented = (desk.entry + platforms + desk.new).replace("\n", "\n  ").rstrip(" ")
+    assert content == f"{desk.head}  {indented}"
+    asked = desk.requests
+    second = desk.run("poll")
+    assert second.exit_code == 0
+    assert second.stdout == "0 new kernels, 2 in versions.yaml\n"
+    assert desk.path.read_text() == content
+    assert desk.requests - asked == 2
+    hosts = sorted((f"127.0.0.1:{desk.hub.port}", desk.registry.host))
+    assert second.stderr == f"requests: 2 (1 to {hosts[0]}, 1 to {hosts[1]})\n"
+    assert desk.left_behind == ["versions.yaml"]
+
+
+def empty(desk: Desk) -> None:
+    desk.hub.repositories.clear()
+
+
+def past_the_offset(desk: Desk) -> None:
+    for number in range(150):
+        desk.hub.repository("linuxkit", "kernel").push(f"6.1.{number}", f"sha256:{number:064x}")
+    desk.hub.anonymous_offset = 100
+
+
+def short_page(desk: Desk) -> None:
+    past_the_offset(desk)
+    body = {"count": 150, "next": f"{desk.hub.url}/2", "results": [{"name": "6.1.1"}]}
+    desk.hub.fail("tags", Response(200, {}, json.dumps(body).encode()))
+
+
+def always(fault: Fault) -> Callable[[Desk], None]:
+    return lambda desk: desk.hub.fail("", fault, times=None)
+
+
+FAULTS: dict[str, tuple[Callable[[Desk], None], str]] = {
+    "unreachable": (lambda desk: desk.hub.__exit__(), "could not be reached"),
+    "drops": (always(Drop()), "could not be reached"),
+    "403 past the offset": (past_the_offset, "answered 403"),
+    "429 with seconds": (always(retry_after(3600)), "asks to wait 3600 seconds"),
+    "429 with a date": (
+        always(retry_after(datetime.now(UTC) + timedelta(hours=1))),
+        "asks to wait",
+    ),
+    "500": (always(Response(500)), "answered 500"),
+    "half a page": (always(Truncate(100)), "could not be reached"),
+    "a short page": (short_page, "listed 1 of 150 tags"),
+    "HTML": (always(html_page()), "not JSON"),
+    "count 0": (empty, "lists no tags at all"),
+}
+
+
+@pytest.fixture(scope="module")
+def polls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, tuple[Desk, Run]]]:
+    """A poll under each fault, all side by side, because some wait for a better answer."""
+    with ExitStack() as stack:
+        desks = {}
+        for name, (break_it, _) in FAULTS.items():
+            desks[name] = stack.enter_context(Desk(tmp_path_factory.mktemp("poll")))
+            break_it(desks[name])
+        runs = side_by_side([(desk, ["poll"]) for desk in desks.values()])
+        yield {name: (desks[name], run) for name, run in zip(desks, runs, strict=True)}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_source_that_fails_loses_nothing_and_keeps_no_other_from_being_read(
+    polls: Mapping[str, tuple[Desk, Run]], name: str
+) -> None:
+    desk, run = polls[name]
+    assert run.exit_code == 3
+    assert FAULTS[name][1] in run.stderr
+    assert run.stderr.startswith("error: ")
+    assert "  next: " in run.stderr
+    assert desk.path.read_text() == desk.head + desk.entry + desk.new
+    assert run.stdout.endswith("1 new kernels, 2 in versions.yaml\n")
+
+
+# Looking without touching
+
+
+def test_plan_writes_nothing_and_needs_no_engine(desk: Desk) -> None:
+    desk.hub.repository("linuxkit", "kernel").push("5.4.39-builder", None)
+    content = desk.path.read_bytes()
+    run = desk.run("plan", "--limit", "1")
+    assert run.exit_code == 0
+    header, newest, other, *rest = run.stdout.splitlines()
+    assert header.split() == ["ACTION", "KERNEL", "PLATFORMS", "REASON"]
+    assert newest.split()[:2] == ["publish", f"{desk.registry.host}/mirror/kernel:5.10.1"]
+    assert "new upstream; missing: image, release" in newest
+    assert other.split()[0] == "skip"
+    assert "--limit 1" in other
+    assert rest[-1] == "  5.4.39-builder: is the compiler's image, not a kernel"
+    assert desk.path.read_bytes() == content
+    assert desk.left_behind == ["versions.yaml"]
+
+
+def test_plan_tells_of_a_source_that_fails(desk: Desk) -> None:
+    desk.hub.fail("", html_page(), times=None)
+    run = desk.run("plan")
+    assert run.exit_code == 3
+    assert "not JSON" in run.stderr
+    assert "mirror/kernel:5.10.1" in run.stdout
+
+
+def test_status(desk: Desk) -> None:
+    desk.complete()
+    run = desk.run("status")
+    assert run.exit_code == 0
+    host = desk.registry.host
+    header, mirrored, listed = (line.split() for line in run.stdout.splitlines())
+    assert header == ["KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"]
+    assert mirrored[:5] == [f"{host}/mirror/kernel:5.10.1", "-", "-", "plan9/mips", "skipped"]
+    assert " ".join(mirrored[5:]).startswith("upstream has it for plan9/mips only")
+    assert listed[0] == f"{host}/linuxkit/kernel:5.4.39"
+    assert listed[1:] == ["4.13.0", "0.8.4", native_platform(), "published"]
+    assert desk.hub.count() == 0
+
+
+def test_a_sync_with_nothing_to_do(desk: Desk) -> None:
+    desk.complete()
+    content = desk.path.read_bytes()
+    run = desk.run("sync", "--json", "outcomes.json")
+    assert (run.exit_code, run.stderr.count("error")) == (0, 0)
+    outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
+    assert [outcome["status"] for outcome in outcomes] == ["skipped", "unchanged"]
+    assert outcomes[1]["github_release"] == f"{SLUG}-zfs-0.8.4"
+    assert desk.requests == 4
+    assert desk.registry.count("/manifests/") == desk.registry.count("/blobs/") == 0
+    assert desk.path.read_bytes() == content
+    # A source that fails is told of, though there is nothing to do either.
+    desk.hub.fail("", html_page(), times=None)
+    assert desk.run("sync").exit_code == 3
+    assert desk.path.read_bytes() == content
+
+
+# What is missing here
+
+
+class Engine(LabServer):
+    """A Docker engine of which only its being there is asked."""
+
+    def respond(self, request: Request) -> Response:
+        if request.path.endswith("/_ping"):
+            return Response(200, {}, b"OK")
+        about = {"ApiVersion": "1.43", "DriverStatus": []}
+        return Response(200, {"Content-Type": "application/json"}, json.dumps(about).encode())
+
+
+@pytest.fixture
+def engine() -> Iterator[dict[str, str]]:
+    with Engine() as server:
+        yield {"DOCKER_HOST": server.url.replace("http:", "tcp:")}
+
+
+QEMU = ("qemu-system-x86_64", "qemu-system-aarch64")
+
+
+def refused(desk: Desk, run: Run, *says: str) -> None:
+    assert run.exit_code == MISSING_HERE
+    assert "  next: " in run.stderr
+    for text in says:
+        assert text in run.stderr
+    assert run.stdout == ""
+    assert desk.path.read_text() == desk.head + desk.entry
+    assert desk.left_behind == ["versions.yaml"]
+    assert desk.registry.count("GET .*/blobs/") == 0
+
+
+@pytest.mark.parametrize("command", [["sync"], ["publish", "all"]])
+@pytest.mark.parametrize("variable", ["GITHUB_TOKEN", "GITHUB_REPOSITORY"])
+def test_without_credentials_nothing_is_asked(
+    desk: Desk, command: list[str], variable: str
+) -> None:
+    run = desk.run(*command, **{variable: None})
+    refused(desk, run, f"{variable} is not set", "set it to")
+    assert desk.requests == 0
+
+
+def test_without_qemu(desk: Desk, engine: dict[str, str]) -> None:
+    run = desk.run("sync", **engine)
+    refused(desk, run, "qemu-system-", "is not installed", "apt-get install")
+
+
+@pytest.mark.parametrize("command", [["sync"], ["build", "all"]])
+def test_without_an_engine(desk: Desk, command: list[str]) -> None:
+    desk.provide(*QEMU)
+    run = desk.run(*command)
+    refused(desk, run, "no Docker engine answers", "no.sock", "systemctl start docker")
+
+
+@pytest.mark.parametrize("programs", [(), ("docker",)], ids=["no docker", "docker alone"])
+def test_without_buildx(desk: Desk, engine: dict[str, str], programs: tuple[str, ...]) -> None:
+    desk.provide(*QEMU)
+    desk.provide(*programs, script="echo unknown command: buildx >&2; exit 1")
+    refused(desk, desk.run("sync", **engine), "buildx", "apt-get install docker-buildx")
+
+
+def test_with_a_builder_that_cannot_export(desk: Desk, engine: dict[str, str]) -> None:
+    desk.provide(*QEMU)
+    desk.provide("docker", script='[ "$2" = version ] && echo v0.29 || echo "Driver:  docker"')
+    refused(desk, desk.run("sync", **engine), "cannot export", "containerd-snapshotter")
+
+
+DOCKER_SCRIPT = '[ "$2" = version ] && echo v0.29 || echo "Driver: docker-container"'
+
+
+def test_with_a_token_that_may_not_write(desk: Desk, engine: dict[str, str]) -> None:
+    desk.provide(*QEMU)
+    desk.provide("docker", script=DOCKER_SCRIPT)
+    desk.github.add_token("a-reader-s-token")
+    run = desk.run("sync", **engine, GITHUB_TOKEN="a-reader-s-token")
+    refused(desk, run, "may not write there", "contents: write")
+
+
+def test_with_a_token_that_is_none(desk: Desk) -> None:
+    run = desk.run("sync", GITHUB_TOKEN="an-expired-token")
+    assert run.exit_code == 4
+    assert "set GITHUB_TOKEN" in run.stderr
+    assert "an-expired-token" not in run.stderr
+    assert desk.path.read_text() == desk.head + desk.entry
+
+
+def test_with_a_registry_that_takes_no_push(desk: Desk, engine: dict[str, str]) -> None:
+    desk.provide(*QEMU)
+    desk.provide("docker", script=DOCKER_SCRIPT)
+    desk.registry.fail("POST", Response(403), times=None)
+    run = desk.run("sync", **engine)
+    refused(desk, run, "may not push there", f"docker login {desk.registry.host}")
+
+
+# Usage and configuration
+
+USAGE: dict[str, tuple[list[str], str]] = {
+    "unknown command": (["frobnicate"], "frobnicate"),
+    "unknown option": (["sync", "--dry-run"], "--dry-run"),
+    "no REF": (["build"], "REF"),
+    "limit": (["sync", "--limit", "-1"], "--limit"),
+    "jobs": (["sync", "--jobs", "0"], "--jobs"),
+    "no such file": (["plan", "--versions", "no.yaml"], "no.yaml: is not there"),
+    "a directory": (["plan", "--versions", "."], "directory"),
+    "only": (["sync", "--only", "nobody/kernel:1"], "nobody/kernel:1: names no kernel"),
+    "plan only": (["plan", "--only", "desktop-9.9.9"], "desktop-9.9.9: names no kernel"),
+    "unknown REF": (["build", "nobody/kernel:1"], f"such as {SLUG}"),
+    "a bad file": (["poll", "--versions", "bad.yaml"], "bad.yaml, line 2: unknown key 'kernel'"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Desk, dict[str, Run]]]:
+    with Desk(tmp_path_factory.mktemp("usage")) as desk:
+        (desk.path.parent / "bad.yaml").write_text("image: me/zfs\nkernel: []\n")
+        runs = side_by_side([(desk, words) for words, _ in USAGE.values()])
+        yield desk, dict(zip(USAGE, runs, strict=True))
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_usage_and_configuration(refusals: tuple[Desk, dict[str, Run]], name: str) -> None:
+    desk, runs = refusals
+    assert runs[name].exit_code == 2
+    assert USAGE[name][1] in runs[name].stderr
+    assert runs[name].stdout == ""
+    assert desk.path.read_text() == desk.head + desk.entry
+    assert desk.left_behind == ["bad.yaml", "versions.yaml"]
+
+
+def test_what_chooses_a_kernel(desk: Desk) -> None:
+    desk.complete()
+    image = f"{desk.registry.host}/linuxkit/kernel:5.4.39"
+    del desk.registry.manifests["me/zfs"]
+    commands = [["plan", "--only", name] for name in (image, SLUG, "desktop-4.13.0")]
+    for run in side_by_side([(desk, words) for words in commands]):
+        assert run.exit_code == 0
+        assert f"publish  {image}" in run.stdout
+
+
+def test_help_and_version(desk: Desk) -> None:
+    about, version = side_by_side([(desk, ["-h"]), (desk, ["--version"])])
+    commands = ("sync", "poll", "plan", "build", "smoke", "publish", "status")
+    assert all(f"\n  {command} " in about.stdout for command in commands)
+    assert version.stdout.startswith("python -m release, version ")
