@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -297,6 +298,34 @@ def test_a_sync_with_nothing_to_do(desk: Desk) -> None:
     desk.hub.fail("", html_page(), times=None)
     assert desk.run("sync").exit_code == 3
     assert desk.path.read_bytes() == content
+
+
+def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
+    """Everything is listed in bulk: the requests do not grow with the kernels."""
+    arch = native_platform().partition("/")[2]
+    kernels = ""
+    for number in range(100):
+        digest = f"sha256:{number:064x}"
+        tag, name = f"5.4.{number}", f"{desk.registry.host}/linuxkit/kernel"
+        slug = f"linuxkit-kernel-{tag}"
+        desk.hub.repository("linuxkit", "kernel").push(
+            tag, digest, [("linux", arch, None, digest, 1)], DAY
+        )
+        desk.registry.put("me/zfs", slug, {})
+        desk.releases.add_release(
+            f"{slug}-zfs-0.8.4", {f"zfs-{slug}-{arch}.tar.zst": b"x", "SHA256SUMS": b"x"}
+        )
+        kernels += (
+            f"- image: {name}:{tag}\n  digest: {digest}\n"
+            f"  platforms: {{linux/{arch}: {digest}}}\n  builder: linuxkit/alpine:1\n"
+            f"  zfs: 0.8.4\n"
+        )
+    desk.path.write_text(desk.head + kernels + desk.new)
+    run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", "--json", "outcomes.json")
+    assert run.exit_code == 0, run.stderr
+    outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
+    assert Counter(one["status"] for one in outcomes) == {"unchanged": 100, "skipped": 1}
+    assert desk.requests <= 10
 
 
 # What is missing here

@@ -150,10 +150,10 @@ def test_a_newer_zfs_for_a_newer_kernel(setup: Setup, world: World) -> None:
     world.up([NEWER])
     newer = world.kernel(NEWER)
     setup.push(newer)
-    for version in set(world.openzfs) - {
-        release.tag_name[4:] for release in setup.openzfs.releases
-    }:
-        setup.release_openzfs(version)
+    known = {release.tag_name for release in setup.openzfs.releases}
+    for version in world.openzfs:
+        if f"zfs-{version}" not in known:
+            setup.release_openzfs(version)
     setup.run("poll")
     run = setup.run("smoke", newer.reference)
     assert run.exit_code == 0, run
@@ -203,6 +203,7 @@ def test_a_kernel_image_without_headers_is_skipped(
         tmp_path / "Dockerfile",
         output=f"type=image,name={reference},push=true,unpack=false",
     )
+    world.client.images.remove(reference)
     setup.write_versions(f"  - image: {reference}\n")
     run = setup.run("publish", "all")
     assert run.exit_code == 0, run

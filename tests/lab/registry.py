@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import time
@@ -13,7 +14,6 @@ import requests
 
 from tests.lab.steps import LabError
 
-NAME = "install-zfs-lab-registry"
 LABEL = "install-zfs-lab"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFESTS = ", ".join(
@@ -27,29 +27,32 @@ MANIFESTS = ", ".join(
 
 
 class Registry:
-    """A running registry. Its data outlives it in a volume.
+    """A running registry, one for each directory of a lab. Its data outlives it in a volume.
 
     Attributes:
         host: ``127.0.0.1:PORT``, the first part of references. The port is remembered in
-            ``port_file``, so that references and digests stay the same, unless it is taken.
+            the lab's directory, so that references and digests stay the same, unless it is taken.
     """
 
-    def __init__(self, client: docker.DockerClient, image: str, port_file: Path) -> None:
+    def __init__(self, client: docker.DockerClient, image: str, directory: Path) -> None:
         """Starts it in place of the one that an earlier run may have left.
 
         Raises:
             LabError: it does not answer.
         """
         self._client = client
+        self._name = f"{LABEL}-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
         self.stop()
-        port = _free_port(port_file)
+        port = _free_port(directory / "registry.port")
+        labels = {LABEL: str(directory)}
+        client.volumes.create(self._name, labels=labels)
         self.host = f"127.0.0.1:{port}"
         client.containers.run(
             image,
-            name=NAME,
-            labels={LABEL: "registry"},
+            name=self._name,
+            labels=labels,
             ports={"5000/tcp": ("127.0.0.1", port)},
-            volumes={NAME: {"bind": "/var/lib/registry"}},
+            volumes={self._name: {"bind": "/var/lib/registry"}},
             detach=True,
         )
         self._wait()
@@ -57,7 +60,7 @@ class Registry:
     def stop(self) -> None:
         """Removes the container; the data stays."""
         try:
-            self._client.containers.get(NAME).remove(force=True)
+            self._client.containers.get(self._name).remove(force=True)
         except docker.errors.NotFound:
             return
 
@@ -141,7 +144,7 @@ class Registry:
                 self._call("GET", "")
             except requests.RequestException as error:
                 if time.monotonic() > deadline:
-                    output = self._client.containers.get(NAME).logs(tail=20).decode()
+                    output = self._client.containers.get(self._name).logs(tail=20).decode()
                     raise LabError(
                         f"the registry does not answer: {error}", on=self.host, detail=output
                     ) from error

@@ -142,7 +142,7 @@ class World:
                     args={"BASE": base},
                 )
         with step("registry, start"):
-            self._registry = Registry(self.client, image, self.directory / "registry.port")
+            self._registry = Registry(self.client, image, self.directory)
         return self._registry
 
     @once
