@@ -22,6 +22,10 @@ elif command -v apt-get >/dev/null; then
     fi
 fi
 
+depmod --version 2>/dev/null | grep -q '^kmod' || {
+    echo "toolchain: the builder image has no kmod, whose depmod checks the modules' symbols" >&2
+    exit 1
+}
 for command in awk depmod gcc make modinfo perl strip tar xz; do
     command -v "$command" >/dev/null || {
         echo "toolchain: the builder image has no $command, and no package that brings it" >&2

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from release import child
 from release.errors import PreflightError, SmokeError
 
 Accelerator = Literal["kvm", "tcg"]
@@ -190,10 +191,8 @@ class _Guest:
         """Returns None for a guest that was given up because it showed no sign of life."""
         started = time.monotonic()
         with self.log.open("wb") as serial, tempfile.TemporaryFile() as stderr:
-            process = subprocess.Popen(
-                self.command(accelerator), stdin=subprocess.DEVNULL, stdout=serial, stderr=stderr
-            )
-            try:
+            command = self.command(accelerator)
+            with child.running(command, stdout=serial, stderr=stderr) as process:
                 if silence_seconds is not None:
                     _wait(process, silence_seconds)
                     if not self._lives():
@@ -201,9 +200,6 @@ class _Guest:
                 left = timeout_seconds - (time.monotonic() - started)
                 if not _wait(process, left):
                     raise self._error(f"the guest did not end in {timeout_seconds:.0f} s")
-            finally:
-                process.kill()
-                process.wait()
             if process.returncode != 0:
                 what = f"{self.machine.binary} ended with {process.returncode}"
                 raise self._error(what, stderr)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tarfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -119,13 +120,19 @@ class Builder:
     def __init__(self, cache: Path, environment: Mapping[str, str]) -> None:
         self.cache = cache
         self._environment = environment
+        self._lock = threading.Lock()
+        self._locks: dict[Digest, threading.Lock] = {}
 
     def kernel_files(
         self, image: Reference, manifest: Digest, platform: Platform, builder: Reference
     ) -> KernelFiles:
         """Fetches the files of a kernel image, by digest, once."""
-        directory = self._directory(manifest)
-        if not directory.is_dir():
+        directory = self.cache / "kernels" / manifest.replace(":", "-")
+        with self._lock:
+            lock = self._locks.setdefault(manifest, threading.Lock())
+        with lock:
+            if directory.is_dir():
+                return KernelFiles.inside(directory)
             part = directory.with_name(f".{directory.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             part.parent.mkdir(parents=True, exist_ok=True)
@@ -139,13 +146,6 @@ class Builder:
             )
             part.replace(directory)
         return KernelFiles.inside(directory)
-
-    def forget(self, manifest: Digest) -> None:
-        """Frees the room that a kernel image's files take; they can be fetched again."""
-        shutil.rmtree(self._directory(manifest), ignore_errors=True)
-
-    def _directory(self, manifest: Digest) -> Path:
-        return self.cache / "kernels" / manifest.replace(":", "-")
 
     def log(self, recipe: Recipe) -> Path:
         return self.cache / "logs" / f"{recipe.name}.build.log"

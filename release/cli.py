@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from release import __version__, versions
-from release.errors import ConfigurationError, ExitCode, ReleaseError, TargetError
+from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.report import Outcome, Report, Status, table, write_json
 from release.sync import Step, World, run, settled
@@ -70,7 +70,7 @@ def sync(
         world = _world(path)
         world.check_credentials()
         polled, observed = world.look()
-        entries = (*world.versions.kernels, *polled.new)
+        entries = polled.merge(world.versions.kernels)
         targets = plan(
             entries,
             observed,
@@ -121,7 +121,7 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
         polled, observed = world.look()
         for error in polled.failures:
             report.fail(error)
-    entries = (*world.versions.kernels, *polled.new)
+    entries = polled.merge(world.versions.kernels)
     chosen = _choose(entries, only) if only else None
     targets = plan(entries, observed, platforms=world.platforms, chosen=chosen, limit=limit)
     new = {(entry.image, entry.digest) for entry in polled.new}
@@ -276,11 +276,7 @@ def main() -> NoReturn:
         Report(os.environ).fail(error)
         code = error.exit_code
     except OSError as error:
-        failure = TargetError(
-            f"could not be written or read: {error.strerror}",
-            on=str(error.filename or "a file"),
-            hint="check its permissions and the room on the disk, and run again",
-        )
+        failure = from_os_error(error, "this machine")
         Report(os.environ).fail(failure)
         code = failure.exit_code
     except click.exceptions.Abort:

@@ -6,6 +6,7 @@ Each error says what failed, on which object, and what to do next. Anything that
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 from typing import ClassVar
 
@@ -102,3 +103,19 @@ class SmokeError(TargetError):
 
 class PublishError(TargetError):
     """The image or the release could not be published, or reads back differently."""
+
+
+def from_os_error(error: OSError, on: str) -> TargetError:
+    """A fault of this machine as an expected failure.
+
+    Args:
+        on: what was worked on, where the error names no file.
+    """
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return TargetError(
+        error.strerror or str(error),
+        on=str(error.filename or on),
+        hint="free some disk space (docker buildx prune, rm -r cache) and run again"
+        if full
+        else "mend it on this machine and run again",
+    )

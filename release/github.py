@@ -36,7 +36,6 @@ class Asset:
     size: int
     digest: Digest | None
     url: str
-    download_url: str
 
 
 @dataclass(frozen=True)
@@ -180,12 +179,6 @@ class GitHub:
             idempotent=True,
         )
 
-    def describe(self, release: Release, body: str) -> None:
-        """Replaces a release's text."""
-        self._http.request(
-            "PATCH", release.url, json={"body": body}, headers=self._headers, idempotent=True
-        )
-
     def delete_asset(self, asset: Asset) -> None:
         """Deletes an asset; one that is gone already is as good."""
         self._http.request("DELETE", asset.url, headers=self._headers, expect=(204, 404))
@@ -195,10 +188,10 @@ class GitHub:
         assert release.draft
         self._http.request("DELETE", release.url, headers=self._headers, expect=(204, 404))
 
-    def download(self, asset: Asset, to: Path) -> Digest:
-        """Downloads an asset and returns the digest of what came."""
+    def download(self, asset: Asset, to: Path, digest: Digest) -> None:
+        """Downloads an asset, checked against ``digest``."""
         headers = {**self._headers, "Accept": "application/octet-stream"}
-        return self._http.download(asset.url, to, headers=headers)
+        self._http.download(asset.url, to, expected=digest, headers=headers)
 
     def read(self, asset: Asset) -> bytes:
         """The content of a small asset."""
@@ -242,7 +235,6 @@ def _release(item: Mapping[str, Any], github: GitHub) -> Release:
                     size=int(asset["size"]),
                     digest=parse_digest(asset["digest"]) if asset.get("digest") else None,
                     url=str(asset["url"]),
-                    download_url=str(asset["browser_download_url"]),
                 )
                 for asset in item["assets"]
             ),

@@ -289,19 +289,27 @@ class Http:
             f"answered {answer.status_code} {answer.reason}", on=place, detail=detail, hint=hint
         )
 
-    def download(self, url: str, to: Path, *, headers: Mapping[str, str] | None = None) -> Digest:
-        """Downloads ``url`` to ``to`` and returns the digest of what was saved.
+    def download(
+        self, url: str, to: Path, *, expected: Digest, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Downloads ``url`` to ``to``, which appears whole and with its digest, or not at all.
 
-        ``to`` appears whole or not at all.
+        Raises:
+            UpstreamError: what came has another digest.
         """
         part = to.with_name(f".{to.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
             self.request("GET", url, headers=headers, save=part)
-            digest = file_digest(part)
+            if (got := file_digest(part)) != expected:
+                raise UpstreamError(
+                    "answered with other bytes than the digest names",
+                    on=_without_query(url),
+                    detail=f"expected {expected}\ngot      {got}",
+                    hint="do not use it; find out who changed it",
+                )
             part.replace(to)
         finally:
             part.unlink(missing_ok=True)
-        return digest
 
 
 def _write(path: Path, chunks: Iterable[bytes]) -> None:

@@ -131,16 +131,19 @@ def _parse(item: Any, url: str) -> ListedTag:
     """One element of ``results``; attestations and tags without a digest are told apart here."""
     try:
         platforms = {}
+        complete = True
         for image in item.get("images") or ():
             platform = normalize_platform(image["os"], image["architecture"], image.get("variant"))
             if platform and image.get("digest"):
                 platforms[platform] = parse_digest(image["digest"])
+            elif platform:
+                complete = False
         digest = item.get("digest")
         pushed = item.get("tag_last_pushed") or item.get("last_updated")
         return ListedTag(
             image_tag=str(item["name"]),
             digest=parse_digest(digest) if digest else None,
-            platforms=platforms or None,
+            platforms=(platforms or None) if complete else None,
             pushed=datetime.fromisoformat(pushed).astimezone(UTC) if pushed else None,
         )
     except (

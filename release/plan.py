@@ -30,6 +30,11 @@ def desktop_tag(version: str) -> str:
     return f"desktop-{version}"
 
 
+def not_here(platform: Platform) -> str:
+    """Why a platform that upstream has is left out."""
+    return f"this machine cannot boot {platform}: run it on one that can, too"
+
+
 @dataclass(frozen=True)
 class Observed:
     """What is out there: the module image's tags, and the GitHub releases.
@@ -69,7 +74,10 @@ class Target:
 
     @property
     def reason(self) -> str:
-        return self.left_out or (f"missing: {', '.join(self.missing)}" if self.missing else "")
+        if self.left_out:
+            return self.left_out
+        missing = [f"missing: {', '.join(self.missing)}"] if self.missing else []
+        return "; ".join((*missing, *(not_here(platform) for platform in self.elsewhere)))
 
 
 def newest_first(entries: Iterable[Entry]) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -34,6 +34,18 @@ class Polled:
     found: tuple[Entry, ...] = ()
     left_out: tuple[NotAKernel, ...] = ()
     failures: tuple[ReleaseError, ...] = ()
+
+    def merge(self, recorded: Sequence[Entry]) -> tuple[Entry, ...]:
+        """What is recorded, with the digests that were found, and what is new."""
+        digests = {entry.image: entry for entry in self.found}
+        merged = []
+        for entry in recorded:
+            found = digests.get(entry.image)
+            if found and entry.digest in (None, found.digest):
+                platforms = entry.platforms or found.platforms
+                entry = replace(entry, digest=found.digest, platforms=platforms)
+            merged.append(entry)
+        return (*merged, *self.new)
 
 
 def poll(
@@ -69,7 +81,11 @@ def _poll(
         if entry.image.name == source.repository:
             recorded.setdefault(entry.image.tag or "", []).append(entry)
 
-    digests = {entry.digest for entries in recorded.values() for entry in entries} - {None}
+    digests: set[Digest | None] = set()
+    for entries in recorded.values():
+        for entry in entries:
+            digests |= {entry.digest, *entry.platforms.values()}
+    digests.discard(None)
 
     def is_recorded(tag: ListedTag) -> bool:
         return any(
@@ -114,7 +130,7 @@ def _poll(
             if entry.digest in digests:
                 left_out.append(NotAKernel(tag.image_tag, "is a second tag of a kernel"))
             else:
-                digests.add(entry.digest)
+                digests |= {entry.digest, *entry.platforms.values()}
                 entry = replace(entry, moved=tag.image_tag in recorded)
                 new.append((tag.pushed or _NEVER, entry))
     new.sort(key=lambda item: (item[0], _version_key(item[1])))

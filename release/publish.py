@@ -15,7 +15,7 @@ from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, file_digest
 from release.layout import Layout
 from release.plan import SUMS, asset_name, desktop_tag, git_tag
-from release.reference import Digest, Platform, Reference, architecture
+from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import OCI_INDEX, Document, Registry
 from release.resolve import Kernel
 from release.versions import Entry
@@ -59,9 +59,15 @@ def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[
     found = {}
     for platform, manifest in registry.platforms(reference, document).items():
         labels = registry.labels(reference, manifest)
-        if labels.get("install-zfs.kernel-digest") == kernel.platforms.get(platform):
+        if platform in kernel.platforms and _is_ours(labels, kernel.platforms[platform]):
             found[platform] = registry.get(reference.at(manifest))
     return found
+
+
+def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
+    """Whether an image's labels say that it is ours, and for this very kernel."""
+    wanted = {"install-zfs.zfs-version", "install-zfs.builder-image"}
+    return labels.get("install-zfs.kernel-digest") == manifest and wanted <= labels.keys()
 
 
 def _index(manifests: Mapping[Platform, Document]) -> Document:
@@ -100,9 +106,10 @@ def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) ->
     layout = Layout(to)
     content = manifest.content
     for item in (content["config"], *content["layers"]):
-        blob = layout.blob(Digest(item["digest"]))
+        digest = parse_digest(item["digest"])
+        blob = layout.blob(digest)
         blob.parent.mkdir(parents=True, exist_ok=True)
-        registry.download(image, Digest(item["digest"]), blob)
+        registry.download(image, digest, blob)
     layout.blob(manifest.digest).write_bytes(manifest.raw)
     (to / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     index = {
@@ -213,8 +220,8 @@ def _upload(github: GitHub, release: Release, path: Path) -> None:
         raise PublishError(
             f"is immutable, and its {path.name} is {'wrong' if there else 'missing'}",
             on=f"{github} release {release.git_tag}",
-            hint="switch immutable releases off in the repository's settings, delete this "
-            "release and run again",
+            hint="nothing can be added to it, and its git tag cannot be used again; keep it, and "
+            "give the kernel another ZFS version (zfs:) in versions.yaml",
         )
     if there:
         github.delete_asset(there)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import tenacity
+
 from release.errors import (
     ConfigurationError,
     NotFoundError,
@@ -177,42 +179,49 @@ class Registry:
         config = self.config(at, self.get(at))
         return dict((config.get("config") or {}).get("Labels") or {})
 
-    def tags(self, repository: Reference) -> frozenset[str]:
+    def tags(self, repository: Reference, *, ours: bool = False) -> frozenset[str]:
         """Every tag of a repository; none where the repository is not there.
+
+        Args:
+            ours: ask as one who may push. Docker Hub answers 401 for a repository that does not
+                exist, and 404 only to those who may create it.
 
         Raises:
             UpstreamError: the list could not be read to its end.
         """
         names: set[str] = set()
         url = f"{repository.api}/v2/{repository.repository}/tags/list"
+        answer = self._send("GET", repository, url, expect=(200, 404), push=ours)
+        if answer.status == 404:
+            return frozenset()
         while True:
-            answer = self._send("GET", repository, url, expect=(200, 404))
-            if answer.status == 404:
-                return frozenset(names)
             with _understood(repository):
                 names.update(map(str, answer.json().get("tags") or ()))
             following = _NEXT_LINK.search(answer.headers.get("link", ""))
             if not following:
                 return frozenset(names)
             url = self._inside(repository, urljoin(url, following.group(1)))
+            answer = self._send("GET", repository, url, expect=(200,), push=ours)
 
     def download(self, repository: Reference, digest: Digest, to: Path) -> None:
         """Downloads a blob, checked against its digest."""
         url = f"{repository.api}/v2/{repository.repository}/blobs/{digest}"
         self._call("HEAD", repository, f"blobs/{digest}", expect=(200,))
-        got = self._http.download(url, to, headers=self._headers(repository))
-        if got != digest:
-            to.unlink()
-            raise UpstreamError(
-                "the registry answered with other bytes than the digest names",
-                on=f"{repository} {digest}",
-                detail=f"got {got}",
-            )
+        self._http.download(url, to, expected=digest, headers=self._headers(repository))
 
     # Writing
 
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(UpstreamError),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=10),
+        stop=tenacity.stop_after_attempt(3),
+        reraise=True,
+    )
     def upload(self, repository: Reference, digest: Digest, blob: Path) -> None:
-        """Uploads a blob unless the repository has it ("Pushing a blob monolithically")."""
+        """Uploads a blob unless the repository has it ("Pushing a blob monolithically").
+
+        A fault ends the upload session, so it is tried again from the question on.
+        """
         there = self._call("HEAD", repository, f"blobs/{digest}", expect=(200, 404), push=True)
         if there.status == 200:
             return
@@ -235,7 +244,6 @@ class Registry:
             headers={"Content-Type": "application/octet-stream"},
             expect=(201,),
             push=True,
-            # The session ends with the first answer; a fault here starts the push again.
             idempotent=False,
         )
 
@@ -381,8 +389,17 @@ class Registry:
             return username, token
         # Imported here, because it takes longer than a whole run that needs no credentials.
         from docker import auth
+        from docker.errors import DockerException
 
-        found = auth.resolve_authconfig(auth.load_config(), registry) or {}
+        try:
+            found = auth.resolve_authconfig(auth.load_config(), registry) or {}
+        except DockerException as error:
+            raise PreflightError(
+                "docker's configuration cannot give credentials",
+                on=registry,
+                detail=str(error),
+                hint="mend credsStore or credHelpers in ~/.docker/config.json",
+            ) from error
         found = {name.lower(): value for name, value in found.items()}
         if not found.get("username") or not found.get("password"):
             return None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -26,13 +27,13 @@ from release.errors import (
     NotYetError,
     PreflightError,
     ReleaseError,
-    TargetError,
     UnbuildableError,
+    from_os_error,
 )
 from release.github import API, GitHub
 from release.http import Http
 from release.openzfs import OpenZFS
-from release.plan import Observed, Target, asset_name, git_tag
+from release.plan import Observed, Target, asset_name, git_tag, not_here
 from release.poll import Polled, poll
 from release.reference import Platform, Reference, architecture
 from release.registry import Document, Registry
@@ -96,6 +97,8 @@ class World:
         """The project's commit."""
         if sha := self.environment.get("GITHUB_SHA"):
             return sha
+        if not shutil.which("git"):
+            return ""
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=PROJECT,
@@ -121,7 +124,7 @@ class World:
 
     def observe(self) -> Observed:
         """Looks at what is published: one list of tags, and one of releases."""
-        tags = self.registry.tags(self.versions.image)
+        tags = self.registry.tags(self.versions.image, ours=True)
         releases = tuple(self.github.releases()) if self.github else None
         return Observed(tags, releases)
 
@@ -201,11 +204,7 @@ class Work:
             self.report.fail(error)
             reason = error.summary
         except OSError as error:
-            failure = TargetError(
-                f"could not be written: {error.strerror}",
-                on=str(error.filename or target.entry.image),
-                hint="free some disk space (docker buildx prune, rm -r cache) and run again",
-            )
+            failure = from_os_error(error, str(target.entry.image))
             self.report.fail(failure)
             reason = failure.summary
         else:
@@ -256,7 +255,7 @@ class Work:
         else:
             status, release = Status.UNCHANGED, ""
             reason = self._keep(entry, built)
-        return [
+        done = [
             Outcome(
                 str(entry.image),
                 one.platform,
@@ -269,6 +268,7 @@ class Work:
             )
             for one in built
         ]
+        return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
 
     def _adopt(
         self, entry: Entry, image: Reference, there: dict[Platform, Document]
@@ -381,8 +381,6 @@ class Work:
         publish.move_desktop_tags(world.registry, image, entry, document)
         with self.lock:
             world.versions = versions.fill(world.versions, entry.image, entry)
-        for one in built:
-            world.builder.forget(kernel.platforms[one.platform])
         return git_tag(entry.slug, entry.zfs)
 
 
@@ -435,7 +433,7 @@ def settled(target: Target, image: Reference) -> list[Outcome]:
             Outcome(str(entry.image), platform, Status.SKIPPED, target.left_out)
             for platform in platforms
         ]
-    return [
+    unchanged = [
         Outcome(
             str(entry.image),
             platform,
@@ -444,4 +442,12 @@ def settled(target: Target, image: Reference) -> list[Outcome]:
             github_release=release,
         )
         for platform in target.platforms
+    ]
+    return unchanged + _elsewhere(entry, target.elsewhere)
+
+
+def _elsewhere(entry: Entry, platforms: Iterable[Platform]) -> list[Outcome]:
+    return [
+        Outcome(str(entry.image), platform, Status.SKIPPED, not_here(platform))
+        for platform in sorted(platforms)
     ]

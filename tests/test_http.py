@@ -25,6 +25,7 @@ from tests.lab.server import (
 )
 
 CONTENT = b"content" * 100
+DIGEST = bytes_digest(CONTENT)
 
 
 class Echo(LabServer):
@@ -189,9 +190,11 @@ def test_a_fault_that_stays_ends_in_an_error_and_leaves_no_file(
     calls: list[Callable[[], object]] = [
         lambda: http.request("GET", f"{server.url}/500"),
         lambda: http.request("GET", f"{server.url}/dropped"),
-        lambda: http.download(f"{server.url}/half", tmp_path / "new"),
-        lambda: http.download(f"{server.url}/half", old),
-        lambda: http.download(f"{server.url}/refused-by-half", old),
+        lambda: http.download(
+            f"{server.url}/half", tmp_path / "new", expected=bytes_digest(CONTENT)
+        ),
+        lambda: http.download(f"{server.url}/half", old, expected=DIGEST),
+        lambda: http.download(f"{server.url}/refused-by-half", old, expected=DIGEST),
         lambda: http.request("GET", f"{closed}/closed"),
     ]
     with ThreadPoolExecutor(len(calls)) as pool:
@@ -208,13 +211,14 @@ def test_a_fault_that_stays_ends_in_an_error_and_leaves_no_file(
     assert old.read_bytes() == b"old"
 
 
-def test_a_download_is_retried_and_returns_its_digest(
-    server: Echo, http: Http, tmp_path: Path
-) -> None:
+def test_a_download_is_retried_and_checked(server: Echo, http: Http, tmp_path: Path) -> None:
     server.fail("GET", Truncate(10))
     server.fail("GET", Response(503, AT_ONCE, b"an error page that is longer" * 1000))
     file = tmp_path / "file"
-    assert http.download(f"{server.url}/x", file) == bytes_digest(CONTENT)
+    http.download(f"{server.url}/x", file, expected=DIGEST)
+    assert file.read_bytes() == CONTENT
+    with pytest.raises(UpstreamError, match="other bytes"):
+        http.download(f"{server.url}/x", file, expected=bytes_digest(b"else"))
     assert file.read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

@@ -45,7 +45,7 @@ def release_of(
         url="",
         upload_url="",
         created=None,
-        assets=tuple(Asset(1, name, state, size, DIGEST, "", "") for name in names),
+        assets=tuple(Asset(1, name, state, size, DIGEST, "") for name in names),
     )
 
 

@@ -314,7 +314,7 @@ def test_upload(
 def test_an_upload_does_not_go_on_elsewhere(
     server: SmallRegistry, registry: Registry, blob: Path, headers: dict[str, str]
 ) -> None:
-    server.fail("POST", Response(202, headers))
+    server.fail("POST", Response(202, headers), times=None)
     with pytest.raises(UpstreamError):
         registry.upload(ref(server), bytes_digest(BLOB), blob)
     assert server.blobs == {}

@@ -165,7 +165,7 @@ class Setup:
         if sources is None:
             sources = "".join(
                 f"  - repository: {self.registry_host}/{name}\n    hub: {self.hub.url}\n"
-                for name in ("docker/for-desktop-kernel", "linuxkit/kernel")
+                for name in sorted("/".join(key) for key in self.hub.repositories)
             )
         self.path.write_text(
             f"# The kernels that we build for.\nimage: {self.image}\n"
