@@ -32,5 +32,16 @@ edit "/RANDSTRUCT/d; /^#\$/d; /^# Linux\//d; s/$salt=.*/\1=/; s/$salt \".*\"/\1 
 rm -f scripts/basic/randstruct.seed scripts/gcc-plugins/randomize_layout_seed.h \
     scripts/gcc-plugins/randomize_layout_plugin.so
 blank include/generated/randomize_layout_hash.h include/generated/randstruct_hash.h
+# configure compiles some two hundred modules to see which compile, and looks whether there is a .ko.
+# Whether the symbols are there, modpost has found out before; the linking is left out, and so is
+# what is done to an object afterwards. This only works the way it has since Linux 5.4.
+edit '/^CONFIG_\(OBJTOOL\|STACK_VALIDATION\|MODVERSIONS\|DEBUG_INFO.*\)=/d' include/config/auto.conf
+if [ -f scripts/Makefile.modfinal ]; then
+    {
+        echo 'PHONY := __modfinal'
+        echo '__modfinal:'
+        printf '\t@%s\n' "sed 's/\\.k*o\$\$/.ko/' \$(KBUILD_EXTMOD)/modules.order | xargs -r touch"
+    } >scripts/Makefile.modfinal
+fi
 edit 's/^0x[0-9a-f]*/0x00000000/' Module.symvers
 find . -name '.*.cmd' -delete

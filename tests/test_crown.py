@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import pytest
 
-from tests.lab.server import EffectCounter
+from tests.lab.server import Effect, EffectCounter
 from tests.lab.setup import Setup, kill
 from tests.lab.world import LabKernel
 
@@ -78,6 +79,13 @@ def _reset(setup: Setup, effects: EffectCounter, kernel: LabKernel) -> None:
     shutil.rmtree(setup.directory / "cache", ignore_errors=True)
 
 
+def _killing(process: subprocess.Popen[str]) -> Callable[[Effect], None]:
+    def then(_: Effect) -> None:
+        kill(process)
+
+    return then
+
+
 def test_killed_anywhere_and_run_again_is_as_if_never_killed(
     scene: Setup, effects: EffectCounter, desktop_kernel: LabKernel
 ) -> None:
@@ -92,7 +100,7 @@ def test_killed_anywhere_and_run_again_is_as_if_never_killed(
     for number, (n, phase) in enumerate(POINTS):
         _reset(scene, effects, desktop_kernel)
         with scene.start(*choice) as process:
-            effects.stop_at(n, phase, then=partial(kill, process))
+            effects.stop_at(n, phase, then=_killing(process))
             process.wait(timeout=600)
         assert process.returncode == -9, f"the run ended before effect {n}"
         effects.resume()

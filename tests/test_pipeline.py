@@ -154,6 +154,7 @@ def test_a_newer_zfs_for_a_newer_kernel(setup: Setup, world: World) -> None:
     for version in world.openzfs:
         if f"zfs-{version}" not in known:
             setup.release_openzfs(version)
+    setup.write_versions()
     setup.run("poll")
     run = setup.run("smoke", newer.reference)
     assert run.exit_code == 0, run

@@ -93,7 +93,6 @@ class Setup:
     def __enter__(self) -> Self:
         for server in (self.hub, self.github, self.gateway):
             server.__enter__()
-        self.write_versions()
         return self
 
     def __exit__(
