@@ -12,7 +12,8 @@ found=$(sed -n 's/^Version: *//p' META)
     exit 1
 }
 export KCFLAGS=-g0
-./configure --with-config=kernel --with-linux=/usr/src/linux --with-linux-obj=/usr/src/linux || {
+./configure --with-config=kernel --disable-dependency-tracking \
+    --with-linux=/usr/src/linux --with-linux-obj=/usr/src/linux || {
     echo "configure: ZFS $1 refused (see above)" >&2
     exit 1
 }
