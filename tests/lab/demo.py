@@ -157,13 +157,16 @@ def _sync(setup: Setup) -> None:
 def _kernel(setup: Setup, kernel: LabKernel) -> Path:
     """Fetches the bootable kernel of a kernel image, as the user's machine has it."""
     to = setup.directory / "kernel"
-    container = docker.from_env().containers.create(kernel.reference, command="none")
+    client = docker.from_env()
+    client.images.pull(kernel.reference)
+    container = client.containers.create(kernel.reference, command="none")
     try:
         stream, _ = container.get_archive("/kernel")
         with (setup.directory / "kernel.tar").open("wb") as file:
             file.writelines(stream)
     finally:
         container.remove()
+        client.images.remove(kernel.reference)
     with tarfile.open(setup.directory / "kernel.tar") as tar:
         tar.extract("kernel", to.parent, filter="data")
     return to
