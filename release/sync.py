@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
@@ -408,17 +409,15 @@ def run(
     """Works on what is to be done, ``jobs`` kernels side by side, newest first."""
     work = Work(world, observed, until, report, threading.Lock())
     outcomes: list[Outcome] = []
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
+    with ThreadPoolExecutor(max(1, jobs)) as pool, ExitStack() as interrupted:
+        interrupted.callback(pool.shutdown, wait=False, cancel_futures=True)
+        interrupted.callback(child.interrupt)
         futures = [
             (target, pool.submit(work.run, target) if target.to_do else None) for target in targets
         ]
-        try:
-            for target, future in futures:
-                outcomes += future.result() if future else settled(target, world.versions.image)
-        except BaseException:
-            child.interrupt()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        for target, future in futures:
+            outcomes += future.result() if future else settled(target, world.versions.image)
+        interrupted.pop_all()
     return outcomes
 
 

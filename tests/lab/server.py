@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -198,7 +199,7 @@ class _PlannedFault:
     left: float
 
 
-class LabServer:
+class LabServer(ABC):
     """A server on loopback; a subclass says in :meth:`respond` what it answers.
 
     Args:
@@ -248,9 +249,9 @@ class LabServer:
         lines = (f"{r.method} {r.path}" + (f"?{r.query}" if r.query else "") for r in self.requests)
         return sum(bool(re.search(match, line)) for line in lines)
 
+    @abstractmethod
     def respond(self, request: Request) -> Response:
         """The true answer, with its effect applied. May raise :class:`Dropped`."""
-        raise NotImplementedError
 
     def mutates(self, request: Request) -> bool:
         """Whether the request is an outside effect."""
@@ -258,6 +259,7 @@ class LabServer:
 
     def broken_off(self, request: Request, status: int) -> None:
         """Called for a request that a fault or its client broke off; status 0: no answer."""
+        del request, status
 
     def exchange(self, request: Request) -> Response:
         """The answer with faults and effects, for the transport."""

@@ -11,6 +11,7 @@ import json
 import math
 import re
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.message import Message
@@ -170,9 +171,9 @@ class StandIn(LabServer):
     def admit(self, call: Call) -> None:
         """Called before each route: authentication, rate limit. May raise :class:`Refusal`."""
 
+    @abstractmethod
     def error(self, refusal: Refusal) -> Response:
         """The error answer in the API's own shape."""
-        raise NotImplementedError
 
     def _dispatch(self, request: Request, content: bytes) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
