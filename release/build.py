@@ -18,7 +18,13 @@ from pathlib import Path
 from release import child
 from release.errors import BuildError, UnbuildableError
 from release.http import redact
-from release.kernel import KernelFiles, expected_vermagic, headers_release, read_banner
+from release.kernel import (
+    KernelFiles,
+    banner_release,
+    expected_vermagic,
+    headers_release,
+    read_banner,
+)
 from release.layout import Layout
 from release.reference import Digest, Platform, Reference, architecture
 from release.resolve import Kernel
@@ -289,11 +295,11 @@ def _banner(kernel: Path, headers: Path, on: str) -> str:
     """The kernel's banner, after making sure that the headers are the same kernel's."""
     banner = read_banner(kernel)
     release = headers_release(headers)
-    if banner.split()[2] != release:
+    if (found := banner_release(banner)) != release:
         raise BuildError(
             "the kernel and the headers in the kernel image are not of the same kernel",
             on=on,
-            detail=f"/kernel          {banner.split()[2]}\nkernel-dev.tar   {release}",
+            detail=f"/kernel          {found}\nkernel-dev.tar   {release}",
             hint="report it upstream; no module for it can be trusted",
         )
     return banner
