@@ -40,7 +40,7 @@ RUN --mount=type=bind,from=kernel-files,target=/kernel \
 # Kernels that differ only in release, seed or symbol versions have the same content here, and so
 # share the next stage.
 FROM toolchain AS alike
-COPY image/alike.sh /build/
+COPY image/alike.sh image/tests.mk /build/
 RUN --mount=type=bind,from=headers,source=/headers,target=/headers \
     sh /build/alike.sh /headers /alike
 
@@ -69,9 +69,6 @@ COPY image/describe.sh /build/
 RUN --mount=type=bind,from=modules,source=/out,target=/modules \
     sh /build/describe.sh /modules /described/kernels \
     "${IMAGE:-}" "${KERNEL_NAME:-${KERNEL_IMAGE:-linuxkit/kernel:${LKT_VERSION:-}}}"
-
-FROM scratch AS description
-COPY --from=described /described/ /
 
 FROM scratch
 COPY --from=base /base/ /

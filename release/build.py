@@ -11,9 +11,9 @@ import shutil
 import tarfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from release import child
 from release.errors import BuildError, UnbuildableError
@@ -22,8 +22,9 @@ from release.kernel import (
     KernelFiles,
     banner_release,
     expected_vermagic,
-    headers_release,
     read_banner,
+    read_headers,
+    vermagic,
 )
 from release.layout import Layout
 from release.reference import Digest, Platform, Reference, architecture
@@ -33,6 +34,8 @@ PROJECT = Path(__file__).parent.parent
 """The checkout: where the ``Dockerfile`` and what it copies are."""
 
 TIMEOUT_SECONDS = 2 * 60 * 60.0
+_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
+"""``uname -m`` of a platform's architecture."""
 _TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
 
 # The lines by which a failed build says why, in the words of gcc, make, configure and our scripts.
@@ -173,53 +176,20 @@ class Builder:
             raise UnbuildableError(
                 "the kernel image has no kernel-dev.tar to compile against", on=on
             )
-        banner = _banner(files.kernel, files.headers, on)
-        facts = self._describe(recipe)
-        self._check(recipe, facts, files, banner)
+        facts = _expected(recipe, files.kernel, files.headers, files.modules)
         layout = self._image(recipe, facts)
+        self._check(recipe, facts, layout)
         return Built(recipe.platform, layout, layout.labels(), files.kernel)
 
-    def _check(self, recipe: Recipe, facts: Facts, files: KernelFiles, banner: str) -> None:
+    def _check(self, recipe: Recipe, expected: Facts, layout: Layout) -> None:
         """Holds what was built against what the kernel itself says, before any boot."""
-        vermagic = expected_vermagic(files.modules) if files.modules else None
-        wanted = {
-            "kernel_banner": banner,
-            "vermagic": (vermagic or facts.vermagic).strip(),
-            "zfs_version": recipe.zfs,
-        }
-        for name, value in wanted.items():
-            if (found := getattr(facts, name)) != value:
-                raise BuildError(
-                    f"the modules were built for another {name.replace('_', ' ')}",
-                    on=str(recipe.kernel.image),
-                    detail=f"the kernel has   {value}\nthe modules have {found}",
-                    hint=f"the build's whole log is in {self.log(recipe)}",
-                )
-
-    def _common(self, recipe: Recipe) -> list[str]:
-        return [
-            *("--platform", recipe.platform),
-            *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
-            *("--build-arg", f"KERNEL_NAME={recipe.kernel.image}"),
-            *("--build-arg", f"BUILDER_IMAGE={recipe.builder}"),
-            *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
-            *("--build-arg", f"IMAGE={recipe.image}"),
-            *("--build-context", f"openzfs={recipe.openzfs}"),
-        ]
-
-    def _describe(self, recipe: Recipe) -> Facts:
-        """Compiles, and returns what the modules say of themselves."""
-        directory = self.cache / "descriptions" / recipe.name
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
-        self._buildx(
-            str(recipe.kernel.image),
-            self.log(recipe),
-            *self._common(recipe),
-            *("--target", "description", "--output", f"type=local,dest={directory}"),
-        )
-        (env,) = directory.glob("kernels/*/kernel.env")
-        return Facts.parse(env.read_text())
+        for what, wanted, found in differences(expected, layout):
+            raise BuildError(
+                f"{what} is for another kernel",
+                on=str(recipe.kernel.image),
+                detail=f"expected {wanted}\nfound    {found}",
+                hint=f"the build's whole log is in {self.log(recipe)}",
+            )
 
     def _image(self, recipe: Recipe, facts: Facts) -> Layout:
         created = int(recipe.kernel.created.timestamp())
@@ -244,8 +214,14 @@ class Builder:
             options += ["--label", f"{name}={value}"]
         self._buildx(
             str(recipe.kernel.image),
-            self.log(recipe).with_suffix(".image.log"),
-            *self._common(recipe),
+            self.log(recipe),
+            *("--platform", recipe.platform),
+            *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
+            *("--build-arg", f"KERNEL_NAME={recipe.kernel.image}"),
+            *("--build-arg", f"BUILDER_IMAGE={recipe.builder}"),
+            *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
+            *("--build-arg", f"IMAGE={recipe.image}"),
+            *("--build-context", f"openzfs={recipe.openzfs}"),
             *options,
             *("--provenance", "false", "--sbom", "false"),
             *("--build-arg", f"SOURCE_DATE_EPOCH={created}"),
@@ -291,18 +267,55 @@ class Builder:
             )
 
 
-def _banner(kernel: Path, headers: Path, on: str) -> str:
-    """The kernel's banner, after making sure that the headers are the same kernel's."""
+def _expected(recipe: Recipe, kernel: Path, headers: Path, modules: Path | None) -> Facts:
+    """What the modules will have to say of themselves, from the kernel image alone.
+
+    Raises:
+        BuildError: its kernel and its headers are not the same kernel's.
+    """
     banner = read_banner(kernel)
-    release = headers_release(headers)
-    if (found := banner_release(banner)) != release:
+    about = read_headers(headers, architecture(recipe.platform))
+    if (found := banner_release(banner)) != about.release:
         raise BuildError(
             "the kernel and the headers in the kernel image are not of the same kernel",
-            on=on,
-            detail=f"/kernel          {found}\nkernel-dev.tar   {release}",
+            on=str(recipe.kernel.image),
+            detail=f"/kernel          {found}\nkernel-dev.tar   {about.release}",
             hint="report it upstream; no module for it can be trusted",
         )
-    return banner
+    return Facts(
+        image=str(recipe.image),
+        kernel_image=str(recipe.kernel.image),
+        kernel_release=about.release,
+        kernel_banner=banner,
+        vermagic=(expected_vermagic(modules) if modules else None) or about.vermagic,
+        architecture=_MACHINE[architecture(recipe.platform)],
+        zfs_version=recipe.zfs,
+    )
+
+
+def differences(expected: Facts, layout: Layout) -> Iterator[tuple[str, str, str]]:
+    """Where a built image is not what it has to be: what, what was expected, what was found."""
+    found = 0
+    with tarfile.open(layout.layers[-1]) as layer:
+        for member in layer:
+            path = PurePosixPath(member.name)
+            if path.suffix != ".ko" and path.name != "kernel.env":
+                continue
+            file = layer.extractfile(member)
+            assert file
+            content = file.read()
+            if path.suffix == ".ko":
+                found += 1
+                if (magic := vermagic(content)) != expected.vermagic:
+                    yield f"the module {path.name}", expected.vermagic, magic or "no vermagic"
+                continue
+            facts = Facts.parse(content.decode(errors="replace"))
+            for name in Facts.__dataclass_fields__:
+                wanted, said = getattr(expected, name), getattr(facts, name)
+                if wanted != said:
+                    yield f"the {name.replace('_', ' ')} in the image", wanted, said
+    if not found:
+        yield "an image without modules", "modules", "none"
 
 
 def telling_lines(log: str, most: int = 12) -> str:

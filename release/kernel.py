@@ -14,7 +14,7 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -213,23 +213,68 @@ def banner_release(banner: str) -> str:
     return banner.split(" ")[2]
 
 
-def headers_release(headers: Path) -> str:
-    """The kernel release that modules compiled against a ``kernel-dev.tar`` are for.
+@dataclass(frozen=True)
+class Headers:
+    """What a ``kernel-dev.tar`` says of the kernel that modules compiled against it are for.
 
-    It stands in ``include/generated/utsrelease.h``, which every module is compiled with;
-    ``include/config/kernel.release`` differs from it in distributions' kernels.
+    Attributes:
+        release: ``uname -r``, from ``include/generated/utsrelease.h``, which every module is
+            compiled with; ``include/config/kernel.release`` differs from it in distributions'
+            kernels.
+        vermagic: put together as Linux' ``include/linux/vermagic.h`` does it.
+    """
+
+    release: str
+    vermagic: str
+
+
+_UTS_RELEASE = "include/generated/utsrelease.h"
+_AUTO_CONF = "include/config/auto.conf"
+_SEED_HASHES = {
+    # Linux before 5.19, and since.
+    "include/generated/randomize_layout_hash.h": "RANDSTRUCT_PLUGIN_",
+    "include/generated/randstruct_hash.h": "RANDSTRUCT_",
+}
+
+
+def read_headers(headers: Path, architecture: str) -> Headers:
+    """Reads the generated headers of a ``kernel-dev.tar``, in place.
+
+    Args:
+        architecture: as in a platform: ``amd64``, ``arm64``.
 
     Raises:
-        ResolveError: it holds none.
+        ResolveError: it does not say which kernel it is for.
     """
-    content = _member(headers, "include/generated/utsrelease.h")
-    match = re.search(rb'#define UTS_RELEASE "([^"]+)"', content or b"")
-    if not match:
+    found = _members(headers, (_UTS_RELEASE, _AUTO_CONF, *_SEED_HASHES))
+    release = re.search(r'#define UTS_RELEASE "([^"]+)"', found.get(_UTS_RELEASE, ""))
+    if not release:
         raise ResolveError(
-            "kernel-dev.tar names no kernel release in include/generated/utsrelease.h",
-            on=str(headers),
+            f"kernel-dev.tar names no kernel release in {_UTS_RELEASE}", on=str(headers)
         )
-    return match.group(1).decode(errors="replace")
+    config = set(re.findall(r"^(CONFIG_\w+)=y$", found.get(_AUTO_CONF, ""), re.MULTILINE))
+    seed = ""
+    if {"CONFIG_RANDSTRUCT", "CONFIG_GCC_PLUGIN_RANDSTRUCT"} & config:
+        for path, prefix in _SEED_HASHES.items():
+            if match := re.search(r'"([0-9a-f]+)"', found.get(path, "")):
+                seed = prefix + match[1]
+    words = [
+        release[1] + " ",
+        "SMP " if "CONFIG_SMP" in config else "",
+        _preemption(config),
+        "mod_unload " if "CONFIG_MODULE_UNLOAD" in config else "",
+        "modversions " if "CONFIG_MODVERSIONS" in config else "",
+        "aarch64" if architecture == "arm64" else "",
+        seed,
+    ]
+    return Headers(release[1], "".join(words).strip())
+
+
+def _preemption(config: Collection[str]) -> str:
+    if "CONFIG_PREEMPT_RT" in config:
+        return "preempt_rt "
+    # CONFIG_PREEMPT_BUILD came with 5.15, where CONFIG_PREEMPT is a default of the boot only.
+    return "preempt " if {"CONFIG_PREEMPT_BUILD", "CONFIG_PREEMPT"} & set(config) else ""
 
 
 @contextmanager
@@ -241,20 +286,23 @@ def _opened(tar: Path) -> Iterator[tarfile.TarFile]:
         raise ResolveError("is corrupt", on=str(tar), detail=str(error)) from error
 
 
-def _member(tar: Path, suffix: str) -> bytes | None:
-    """The content of the first file in ``tar`` whose path ends with ``suffix``, read in place."""
+def _members(tar: Path, suffixes: Collection[str]) -> dict[str, str]:
+    """The first file in ``tar`` whose path ends with each of ``suffixes``, read in place."""
+    found: dict[str, str] = {}
     with _opened(tar) as archive:
         for member in archive:
-            if member.isfile() and PurePosixPath(member.name).match(suffix):
-                file = archive.extractfile(member)
-                return file.read() if file else None
-    return None
+            for suffix in suffixes:
+                if suffix not in found and member.isfile() and member.name.endswith(f"/{suffix}"):
+                    file = archive.extractfile(member)
+                    assert file
+                    found[suffix] = file.read().decode(errors="replace")
+    return found
 
 
 def vermagic(module: bytes) -> str | None:
     """The ``vermagic=`` string of a module's ``.modinfo`` section (Linux, ``kernel/module``)."""
     match = re.search(rb"(?:^|\0)vermagic=([^\0]*)\0", module)
-    return match.group(1).decode(errors="replace") if match else None
+    return match.group(1).decode(errors="replace").strip() if match else None
 
 
 def expected_vermagic(modules: Path) -> str | None:

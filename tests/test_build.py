@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
-from release.build import Facts, telling_lines
+from release.build import Facts, differences, telling_lines
 from release.errors import BuildError
+from release.http import bytes_digest
+from release.layout import Layout
+from release.registry import OCI_MANIFEST
 
 ENDING = """\
 #14 ERROR: process "/bin/sh -c sh /build/modules.sh" did not complete successfully: exit code: 2
@@ -114,6 +122,61 @@ vermagic=5.4.39-linuxkit SMP mod_unload\x20
 architecture=x86_64
 zfs_version=0.8.4
 """
+
+
+MAGIC = "5.4.39-linuxkit SMP mod_unload"
+SAID = ENV.replace(f"{MAGIC} ", MAGIC).encode()
+ZFS = f"\0vermagic={MAGIC} \0name=zfs\0".encode()
+
+
+def image(directory: Path, files: Mapping[str, bytes]) -> Layout:
+    """An image layout with one layer."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(f"kernels/x/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    layout = Layout(directory)
+
+    def add(data: bytes) -> dict[str, str]:
+        digest = bytes_digest(data)
+        layout.blob(digest).parent.mkdir(parents=True, exist_ok=True)
+        layout.blob(digest).write_bytes(data)
+        return {"mediaType": OCI_MANIFEST, "digest": digest}
+
+    manifest = {"layers": [add(content.getvalue())]}
+    index = {"manifests": [add(json.dumps(manifest).encode())]}
+    (directory / "index.json").write_text(json.dumps(index))
+    return layout
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"kernel.env": SAID, "zfs.ko": ZFS}, []),
+        ({"kernel.env": SAID}, ["an image without modules"]),
+        ({"kernel.env": SAID, "zfs.ko": ZFS, "spl.ko": ZFS[:20]}, ["the module spl.ko"]),
+        (
+            {"kernel.env": SAID, "zfs.ko": ZFS.replace(b"SMP", b"SMP preempt")},
+            ["the module zfs.ko"],
+        ),
+        (
+            {"kernel.env": SAID.replace(b"#1", b"#2"), "zfs.ko": ZFS},
+            ["the kernel banner in the image"],
+        ),
+        (
+            {"kernel.env": SAID.replace(b"zfs_version=0.8.4", b"zfs_version=0.8.3"), "a.ko": ZFS},
+            ["the zfs version in the image"],
+        ),
+    ],
+)
+def test_the_image_is_held_against_the_kernel(
+    tmp_path: Path, files: Mapping[str, bytes], says: list[str]
+) -> None:
+    found = list(differences(Facts.parse(SAID.decode()), image(tmp_path, files)))
+    assert [what for what, _, _ in found] == says
+    assert all(wanted != other for _, wanted, other in found)
 
 
 def test_facts_are_raw_values() -> None:

@@ -24,9 +24,9 @@ from release.kernel import (
     NotAKernel,
     banner_release,
     expected_vermagic,
-    headers_release,
     parse_tag,
     read_banner,
+    read_headers,
     vermagic,
 )
 
@@ -231,7 +231,7 @@ def test_the_release_that_headers_are_for(tmp_path: Path) -> None:
             f"{root}/include/generated/utsrelease.h": b'#define UTS_RELEASE "5.15.49-linuxkit"\n',
         },
     )
-    assert headers_release(headers) == "5.15.49-linuxkit"
+    assert read_headers(headers, "amd64").release == "5.15.49-linuxkit"
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,58 @@ def test_the_release_that_headers_are_for(tmp_path: Path) -> None:
 )
 def test_headers_that_name_no_release(tmp_path: Path, members: Mapping[str, bytes]) -> None:
     with pytest.raises(ResolveError, match="names no kernel release"):
-        headers_release(tar_of(tmp_path / "kernel-dev.tar", members))
+        read_headers(tar_of(tmp_path / "kernel-dev.tar", members), "amd64")
+
+
+RELEASE = b'#define UTS_RELEASE "6.1.5-linuxkit"\n'
+PLAIN = b"CONFIG_SMP=y\nCONFIG_MODULE_UNLOAD=y\n"
+OLD_SEED = b'#define RANDSTRUCT_HASHED_SEED "aa11"\n'
+
+
+@pytest.mark.parametrize(
+    ("config", "seeds", "architecture", "expected"),
+    [
+        (PLAIN, {}, "amd64", "6.1.5-linuxkit SMP mod_unload"),
+        (PLAIN, {}, "arm64", "6.1.5-linuxkit SMP mod_unload aarch64"),
+        (
+            PLAIN + b"CONFIG_PREEMPT_BUILD=y\nCONFIG_MODVERSIONS=y\n",
+            {},
+            "amd64",
+            "6.1.5-linuxkit SMP preempt mod_unload modversions",
+        ),
+        (b"CONFIG_PREEMPT_RT=y\n", {}, "amd64", "6.1.5-linuxkit preempt_rt"),
+        (
+            PLAIN + b"CONFIG_RANDSTRUCT=y\nCONFIG_RANDSTRUCT_FULL=y\n",
+            {"randstruct_hash.h": OLD_SEED},
+            "arm64",
+            "6.1.5-linuxkit SMP mod_unload aarch64RANDSTRUCT_aa11",
+        ),
+        (
+            PLAIN + b"CONFIG_GCC_PLUGIN_RANDSTRUCT=y\n",
+            {"randomize_layout_hash.h": OLD_SEED},
+            "amd64",
+            "6.1.5-linuxkit SMP mod_unload RANDSTRUCT_PLUGIN_aa11",
+        ),
+        # A hash that an earlier configuration left behind counts for nothing.
+        (PLAIN, {"randstruct_hash.h": OLD_SEED}, "amd64", "6.1.5-linuxkit SMP mod_unload"),
+    ],
+)
+def test_the_vermagic_that_headers_give(
+    tmp_path: Path, config: bytes, seeds: Mapping[str, bytes], architecture: str, expected: str
+) -> None:
+    root = "usr/src/linux-headers-6.1.5-linuxkit/include"
+    members = {
+        f"{root}/generated/utsrelease.h": RELEASE,
+        f"{root}/config/auto.conf": config,
+        **{f"{root}/generated/{name}": content for name, content in seeds.items()},
+    }
+    headers = tar_of(tmp_path / "kernel-dev.tar", members)
+    assert read_headers(headers, architecture).vermagic == expected
 
 
 @pytest.mark.parametrize("magic", [VERMAGIC, SEEDED])
 def test_vermagic(magic: str) -> None:
-    assert vermagic(module(magic)) == magic
+    assert vermagic(module(magic)) == magic.strip()
     assert vermagic(b"vermagic=1\0") == "1"
     assert vermagic(b"novermagic=1\0") is None
 
@@ -270,14 +316,14 @@ def test_the_vermagic_that_the_kernel_wants(
             f"{directory}/kernel/net/dummy.v1.ko{suffix}": pack(module(SEEDED)),
         },
     )
-    assert expected_vermagic(modules) == SEEDED
+    assert expected_vermagic(modules) == SEEDED.strip()
 
 
 def test_a_kernel_without_modules_wants_no_vermagic(tmp_path: Path) -> None:
     assert expected_vermagic(tar_of(tmp_path / "kernel.tar", {"lib/modules/x/y": b""})) is None
 
 
-@pytest.mark.parametrize("read", [headers_release, expected_vermagic])
+@pytest.mark.parametrize("read", [lambda tar: read_headers(tar, "amd64"), expected_vermagic])
 @pytest.mark.parametrize("content", [b"", b"not a tar" * 100])
 def test_a_corrupt_tar(tmp_path: Path, read: Callable[[Path], object], content: bytes) -> None:
     tar = tmp_path / "kernel.tar"
