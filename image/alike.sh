@@ -5,6 +5,7 @@
 # modules are compiled against the real headers.
 # usage: alike.sh HEADERS ALIKE
 set -eu
+tests=$(dirname "$(readlink -f "$0")")/tests.mk
 cp -a "$1" "$2"
 cd "$2"
 
@@ -44,4 +45,11 @@ if [ -f scripts/Makefile.modfinal ]; then
     } >scripts/Makefile.modfinal
 fi
 edit 's/^0x[0-9a-f]*/0x00000000/' Module.symvers
+# This header only sees to it that nobody includes it twice.
+blank include/linux/compiler-version.h
+awk -v tests="$tests" '
+    /^include .*scripts\/Makefile\.lib$/ { while ((getline line < tests) > 0) print line }
+    { print }
+' scripts/Makefile.build >scripts/Makefile.build.new
+mv scripts/Makefile.build.new scripts/Makefile.build
 find . -name '.*.cmd' -delete

@@ -12,9 +12,13 @@ found=$(sed -n 's/^Version: *//p' META)
     exit 1
 }
 export KCFLAGS=-g0
-./configure --with-config=kernel --disable-dependency-tracking \
+./configure --no-create --with-config=kernel --disable-dependency-tracking \
     --with-linux=/usr/src/linux --with-linux-obj=/usr/src/linux || {
     echo "configure: ZFS $1 refused (see above)" >&2
     exit 1
 }
+# Of some hundred files that configure would make, the modules need these.
+files=$(sed -n 's/^ *"\(module\/[^"]*\)").*/\1/p' config.status)
+# shellcheck disable=SC2086 # a list of words
+./config.status zfs_config.h $files
 rm -rf build
