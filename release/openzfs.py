@@ -135,11 +135,11 @@ class OpenZFS:
 
     @property
     def warnings(self) -> list[str]:
-        """The releases that were passed over, each with the reason."""
+        """The releases that cannot be chosen, each with the reason."""
         with self._lock:
             found = dict(self._ranges)
         return [
-            f"{what.reason}, so ZFS {version} is not chosen"
+            f"{what.reason}; ZFS {version} is only for those who pin it"
             for version, what in found.items()
             if isinstance(what, _NoRange)
         ]
