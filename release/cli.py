@@ -71,22 +71,19 @@ def sync(
         world.check_credentials()
         polled, observed = world.look()
         entries = polled.merge(world.versions.kernels)
-        targets = plan(
-            entries,
-            observed,
-            platforms=world.platforms,
-            chosen=_choose(entries, only) if only else None,
-            limit=limit,
-        )
+        chosen = _choose(entries, only) if only else None
+        targets, unread = world.plan(entries, observed, chosen=chosen, limit=limit)
+        failures = (*polled.failures, *unread)
         if any(target.to_do for target in targets):
             world.preflight(Step.PUBLISH)
         world.record(polled)
+        _warn(report, world, targets)
         outcomes = run(world, targets, observed, Step.PUBLISH, jobs=jobs, report=report)
-        for error in polled.failures:
+        for error in failures:
             report.fail(error)
         report.requests(world.http.requests)
     report.outcomes(outcomes, json_to)
-    return _exit_code(outcomes, polled.failures)
+    return _exit_code(outcomes, failures)
 
 
 @cli.command("poll")
@@ -119,15 +116,17 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
     with _report() as report:
         world = _world(path)
         polled, observed = world.look()
-        for error in polled.failures:
+        entries = polled.merge(world.versions.kernels)
+        chosen = _choose(entries, only) if only else None
+        targets, unread = world.plan(entries, observed, chosen=chosen, limit=limit)
+        failures = (*polled.failures, *unread)
+        for error in failures:
             report.fail(error)
-    entries = polled.merge(world.versions.kernels)
-    chosen = _choose(entries, only) if only else None
-    targets = plan(entries, observed, platforms=world.platforms, chosen=chosen, limit=limit)
+        _warn(report, world)
     new = {(entry.image, entry.digest) for entry in polled.new}
     rows = []
     for target in targets:
-        action = "publish" if target.to_do else "skip" if target.left_out else "nothing"
+        action = "publish" if target.to_do else _left_out(target, "wait", "skip", "nothing")
         why = "new upstream; " if (target.entry.image, target.entry.digest) in new else ""
         platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
         rows.append((action, target.entry.image, platforms, why + target.reason))
@@ -137,7 +136,7 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
         for tag in polled.left_out:
             click.echo(f"  {tag.image_tag}: {tag.reason}")
     write_json(_outlook(targets, world), json_to)
-    return _exit_code((), polled.failures)
+    return _exit_code((), failures)
 
 
 def _step_command(step: Step, text: str) -> None:
@@ -160,26 +159,45 @@ _step_command(Step.PUBLISH, "Build and smoke-test what is not there yet, and pub
 @_json_option
 def status(path: Path, json_to: Path | None) -> int:
     """Print a table: kernel, Desktop versions, ZFS, platforms, state, reason."""
-    with _report():
+    with _report() as report:
         world = _world(path)
         observed = world.observe()
-    targets = plan(world.versions.kernels, observed, platforms=world.platforms)
+        targets, unread = world.plan(world.versions.kernels, observed)
+        for error in unread:
+            report.fail(error)
+        _warn(report, world)
     table(
         ("KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"),
         [
             (
                 target.entry.image,
                 " ".join(target.entry.desktop) or "-",
-                target.entry.zfs or "-",
+                target.entry.zfs or target.choice or "-",
                 " ".join(sorted(target.entry.platforms)) or "-",
-                "skipped" if target.left_out else "to do" if target.missing else "published",
+                "to do" if target.to_do else _left_out(target, "waiting", "skipped", "published"),
                 target.reason,
             )
             for target in targets
         ],
     )
     write_json(_outlook(targets, world), json_to)
-    return ExitCode.OK
+    return _exit_code((), unread)
+
+
+def _left_out(target: Target, waiting: str, skipped: str, no: str) -> str:
+    """One of three words for a target that is not to be worked on."""
+    if not target.left_out:
+        return no
+    return waiting if target.status is Status.WAITING else skipped
+
+
+def _warn(report: Report, world: World, targets: Iterable[Target] = ()) -> None:
+    """Tells what speaks against ZFS versions that were pinned or passed over."""
+    for warning in world.openzfs.warnings:
+        report.warn(warning)
+    for target in targets:
+        if target.to_do and target.warning:
+            report.warn(f"{target.entry.image}: {target.warning}")
 
 
 def _outlook(targets: Iterable[Target], world: World) -> list[Outcome]:
@@ -211,15 +229,18 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
             world.check_credentials()
         # To build and to test leaves something on this machine, whatever is published already.
         observed = world.observe() if step is Step.PUBLISH else Observed(frozenset(), None)
-        targets = plan(entries, observed, platforms=world.platforms, chosen=chosen)
+        targets, unread = world.plan(entries, observed, chosen=chosen)
         if step < Step.PUBLISH:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         if any(target.to_do for target in targets):
             world.preflight(step)
+        _warn(report, world, targets)
         outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
+        for error in unread:
+            report.fail(error)
         report.requests(world.http.requests)
     report.outcomes(outcomes, json_to)
-    return _exit_code(outcomes, ())
+    return _exit_code(outcomes, unread)
 
 
 def _choose(entries: Iterable[Entry], refs: Sequence[str]) -> frozenset[str]:

@@ -1,12 +1,13 @@
 """OpenZFS releases: which there are, which kernels each is for, and their source tarballs.
 
 Releases are those that the project publishes on GitHub as ``zfs-X.Y.Z`` with the asset
-``zfs-X.Y.Z.tar.gz``; the range of kernels stands in the file ``META`` of each
-(``Linux-Minimum``, ``Linux-Maximum``).
+``zfs-X.Y.Z.tar.gz``; the range of kernels stands in the file ``META`` of each. Which of them a
+kernel gets is worked out in :mod:`release.solver`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from dataclasses import dataclass
@@ -14,108 +15,142 @@ from pathlib import Path
 
 import semver
 
-from release.errors import NotFoundError, ResolveError, UpstreamError
+from release.errors import NotFoundError, ReleaseError, ResolveError, UpstreamError
 from release.github import GitHub, Release
 from release.http import file_digest
 from release.reference import Digest, parse_digest
+from release.solver import Chosen, Range, TooOld, Waiting, choose, parse_meta
 
 _OLDEST = semver.Version(0, 8, 0)
 """From here on one tarball has all modules; before, SPL was a project of its own."""
 
-_GIT_TAG = re.compile(r"zfs-(?P<version>\d+\.\d+\.\d+)")
+_DEVELOPMENT = 99
+"""The patch level of tags that begin the work on the next line, and are no releases."""
+
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
+_GIT_TAG = re.compile(rf"zfs-(?P<version>{_NUMBER}\.{_NUMBER}\.{_NUMBER})")
 _SUM = re.compile(r"\b([0-9a-f]{64})\s+\*?(\S+)")
 
 
 @dataclass(frozen=True)
-class Range:
-    """The kernels that an OpenZFS release is for, both ends included, as in its META."""
+class _NoRange:
+    """A git tag without a META that names a range: looked, and not there."""
 
-    minimum: semver.Version
-    maximum: semver.Version
-
-    def holds(self, kernel: semver.Version) -> bool:
-        """Whether ``kernel`` is in the range; only its first two numbers count, as in OpenZFS's
-        own ``configure`` (config/kernel.m4, ``ZFS_AC_KERNEL_VERSION``).
-        """
-        series = (kernel.major, kernel.minor)
-        return (
-            (self.minimum.major, self.minimum.minor)
-            <= series
-            <= (self.maximum.major, self.maximum.minor)
-        )
-
-
-def parse_meta(text: str, on: str) -> Range:
-    """The kernel range of a META file.
-
-    Raises:
-        UpstreamError: it names no range.
-    """
-    fields = dict(re.findall(r"^([\w-]+):\s*(\S+)\s*$", text, re.MULTILINE))
-    try:
-        return Range(
-            semver.Version.parse(fields["Linux-Minimum"], optional_minor_and_patch=True),
-            semver.Version.parse(fields["Linux-Maximum"], optional_minor_and_patch=True),
-        )
-    except (KeyError, ValueError) as error:
-        raise UpstreamError("META names no range of kernels", on=on, detail=text[:300]) from error
+    reason: str
 
 
 class OpenZFS:
-    """The releases of one repository, each looked at once in a run. Safe to share by threads."""
+    """The releases of one repository, each looked at once in a run. Safe to share by threads.
+
+    A git tag's META never changes, so those that were read are kept on disk for the next run.
+    """
 
     def __init__(self, github: GitHub, sources: Path) -> None:
         self._github = github
         self._sources = sources
+        self._metas = sources / "meta" / github.repository.replace("/", "-")
         self._lock = threading.Lock()
-        self._stable: dict[str, Release] | None = None
-        self._ranges: dict[str, Range] = {}
+        self._stable: tuple[semver.Version, ...] | ReleaseError | None = None
+        self._ranges: dict[semver.Version, Range | _NoRange | UpstreamError] = {}
+        self._new: dict[Path, bytes] = {}
 
-    def _releases(self) -> dict[str, Release]:
-        """Stable releases by version, newest first."""
+    def versions(self) -> tuple[semver.Version, ...]:
+        """Those of the stable releases, newest first; candidates and ``X.Y.99`` are none.
+
+        Raises:
+            UpstreamError: the releases could not be read completely.
+            NotFoundError: there is no such repository.
+        """
         with self._lock:
             if self._stable is None:
-                found = {
-                    match["version"]: release
-                    for release in self._github.releases()
-                    if (match := _GIT_TAG.fullmatch(release.git_tag))
-                    and not release.draft
-                    and not release.prerelease
-                    and not match["version"].endswith(".99")
-                    and semver.Version.parse(match["version"]) >= _OLDEST
-                }
-                if not found:
-                    raise UpstreamError(
-                        "lists no OpenZFS release", on=str(self._github), hint="run again later"
-                    )
-                self._stable = dict(
-                    sorted(found.items(), key=lambda item: semver.Version.parse(item[0]))[::-1]
-                )
+                try:
+                    self._stable = self._list()
+                except (UpstreamError, NotFoundError) as error:
+                    # With all its retries, looking takes long enough to do it once.
+                    self._stable = error
+            if isinstance(self._stable, ReleaseError):
+                raise self._stable
             return self._stable
 
-    def _range(self, version: str) -> Range:
+    def _list(self) -> tuple[semver.Version, ...]:
+        found = {
+            semver.Version.parse(match["version"])
+            for release in self._github.releases()
+            if (match := _GIT_TAG.fullmatch(release.git_tag))
+            and not release.draft
+            and not release.prerelease
+        }
+        stable = [one for one in found if one >= _OLDEST and one.patch != _DEVELOPMENT]
+        if not stable:
+            raise UpstreamError(
+                "lists no OpenZFS release", on=str(self._github), hint="run again later"
+            )
+        return tuple(sorted(stable, reverse=True))
+
+    def read(self, version: semver.Version) -> Range | None:
+        """The kernels that a version is for; None where its git tag has no META that says so.
+
+        Raises:
+            UpstreamError: it could not be looked up.
+        """
         with self._lock:
             if version not in self._ranges:
-                git_tag = f"zfs-{version}"
-                meta = self._github.content("META", git_tag).decode(errors="replace")
-                self._ranges[version] = parse_meta(meta, f"{self._github} {git_tag} META")
-            return self._ranges[version]
+                self._ranges[version] = self._look_up(version)
+            found = self._ranges[version]
+        if isinstance(found, UpstreamError):
+            raise found
+        return found if isinstance(found, Range) else None
 
-    def choose(self, kernel: semver.Version) -> str | None:
-        """The newest stable version whose range holds ``kernel``; None where none does yet.
+    def _look_up(self, version: semver.Version) -> Range | _NoRange | UpstreamError:
+        git_tag = f"zfs-{version}"
+        file = self._metas / git_tag
+        on = f"{self._github} {git_tag} META"
+        if file.is_file():
+            try:
+                return parse_meta(file.read_text(errors="replace"), on)
+            except UpstreamError:
+                file.unlink()
+        try:
+            meta = self._github.content("META", git_tag)
+        except NotFoundError:
+            return _NoRange(f"{on}: is not there")
+        except UpstreamError as error:
+            return error
+        try:
+            found = parse_meta(meta.decode(errors="replace"), on)
+        except UpstreamError as error:
+            return _NoRange(error.summary)
+        self._new[file] = meta
+        return found
+
+    def keep(self) -> None:
+        """Writes what was read to disk, for the next run to ask less."""
+        with self._lock:
+            for file, meta in self._new.items():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_name(f".{file.name}.{os.getpid()}.part")
+                part.write_bytes(meta)
+                part.replace(file)
+            self._new.clear()
+
+    @property
+    def warnings(self) -> list[str]:
+        """The releases that cannot be chosen, each with the reason."""
+        with self._lock:
+            found = dict(self._ranges)
+        return [
+            f"{what.reason}; ZFS {version} is only for those who pin it"
+            for version, what in found.items()
+            if isinstance(what, _NoRange)
+        ]
+
+    def choose(self, kernel: semver.Version) -> Chosen | Waiting | TooOld:
+        """The newest stable version whose range holds ``kernel``, or why there is none.
 
         Raises:
             UpstreamError: the releases could not be read completely.
         """
-        for version in self._releases():
-            if self._range(version).holds(kernel):
-                return version
-        return None
-
-    def nearest(self) -> tuple[str, Range]:
-        """The newest stable version and its range, to say how far OpenZFS has come."""
-        version = next(iter(self._releases()))
-        return version, self._range(version)
+        return choose(kernel, self.versions(), self.read)
 
     def tarball(self, version: str) -> Path:
         """Downloads a release's source tarball once, checked against its published digest.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import semver
 
 from release.github import Release
 from release.kernel import KernelTag, parse_tag
 from release.reference import Platform, architecture
+from release.report import Status
+from release.solver import Choice, Chosen, Policy, Waiting
 from release.versions import Entry
 
 SUMS = "SHA256SUMS"
@@ -60,6 +63,7 @@ class Target:
         missing: what is not there yet, in the order in which it will be made.
         left_out: why this kernel is not built at all, or empty.
         elsewhere: the platforms that this machine does not build for.
+        choice: which ZFS version it is to have, as far as that was looked at.
     """
 
     entry: Entry
@@ -67,6 +71,22 @@ class Target:
     missing: tuple[str, ...]
     left_out: str = ""
     elsewhere: tuple[Platform, ...] = ()
+    choice: Choice | None = None
+
+    @property
+    def zfs(self) -> str | None:
+        """The ZFS version to publish; None where it is not known before the kernel is looked at."""
+        return self.choice.version if isinstance(self.choice, Chosen) else self.entry.zfs
+
+    @property
+    def warning(self) -> str:
+        """What speaks against the ZFS version, or nothing."""
+        return self.choice.warning if isinstance(self.choice, Chosen) else ""
+
+    @property
+    def status(self) -> Status:
+        """How a target that is left out ends."""
+        return Status.WAITING if isinstance(self.choice, Waiting) else Status.SKIPPED
 
     @property
     def to_do(self) -> bool:
@@ -77,7 +97,9 @@ class Target:
         if self.left_out:
             return self.left_out
         missing = [f"missing: {', '.join(self.missing)}"] if self.missing else []
-        return "; ".join((*missing, *(not_here(platform) for platform in self.elsewhere)))
+        warning = [f"warning: {self.warning}"] if self.warning else []
+        elsewhere = [not_here(platform) for platform in self.elsewhere]
+        return "; ".join((*missing, *warning, *elsewhere))
 
 
 def newest_first(entries: Iterable[Entry]) -> list[Entry]:
@@ -102,6 +124,8 @@ def plan(
     platforms: frozenset[Platform],
     chosen: frozenset[str] | None = None,
     limit: int | None = None,
+    policy: Policy = Policy.PIN,
+    choices: Mapping[str, Choice] = MappingProxyType({}),
 ) -> list[Target]:
     """One target for each entry, newest kernels first.
 
@@ -109,11 +133,13 @@ def plan(
         platforms: what this machine can build and boot.
         chosen: slugs to work on, None for all.
         limit: how many kernels to work on at most.
+        policy: why an entry's ZFS version may be replaced.
+        choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
     """
     targets = []
     started = 0
     for entry in newest_first(entries):
-        target = _target(entry, observed, platforms)
+        target = _target(entry, observed, platforms, choices.get(entry.slug), policy)
         if target.to_do:
             if chosen is not None and entry.slug not in chosen:
                 target = _leave_out(target, "not chosen in this run (--only)")
@@ -126,18 +152,45 @@ def plan(
 
 
 def _leave_out(target: Target, why: str) -> Target:
-    return Target(target.entry, target.platforms, target.missing, why, target.elsewhere)
+    return replace(target, left_out=why)
 
 
-def _target(entry: Entry, observed: Observed, platforms: frozenset[Platform]) -> Target:
+def open_questions(targets: Iterable[Target], policy: Policy) -> list[Entry]:
+    """The entries whose ZFS version has a say in what is to be done, of a plan without choices.
+
+    All that is published counts only where a newer OpenZFS may replace it, so that a run with
+    nothing to do asks nothing.
+    """
+    return [
+        target.entry
+        for target in targets
+        if target.to_do
+        or (
+            target.entry.zfs
+            and (target.entry.policy or policy) is not Policy.PIN
+            and not target.left_out
+        )
+    ]
+
+
+def _target(
+    entry: Entry,
+    observed: Observed,
+    platforms: frozenset[Platform],
+    choice: Choice | None,
+    policy: Policy,
+) -> Target:
     here = tuple(sorted(platform for platform in entry.platforms if platform in platforms))
     elsewhere = tuple(sorted(set(entry.platforms) - platforms))
     missing = []
+    zfs = choice.version if isinstance(choice, Chosen) else entry.zfs
+    if entry.zfs and zfs != entry.zfs:
+        missing.append(f"ZFS {zfs} in place of {entry.zfs} (policy {entry.policy or policy})")
     if entry.slug not in observed.image_tags:
         missing.append("image")
     if observed.releases is None:
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
-    elif entry.zfs is None or not _complete(entry, here, observed):
+    elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
         missing.append("release")
     missing += [
         desktop_tag(version)
@@ -149,14 +202,15 @@ def _target(entry: Entry, observed: Observed, platforms: frozenset[Platform]) ->
     why = ""
     if entry.platforms and not here:
         why = f"upstream has it for {', '.join(elsewhere)} only, which this machine cannot boot"
-    return Target(entry, here, tuple(missing), why, elsewhere)
+    elif choice and not isinstance(choice, Chosen) and not entry.zfs:
+        why = choice.reason
+    return Target(entry, here, tuple(missing), why, elsewhere, choice)
 
 
-def _complete(entry: Entry, here: Iterable[Platform], observed: Observed) -> bool:
+def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed) -> bool:
     """Whether the release stands with everything that this machine has to give to it."""
-    assert entry.zfs
-    release = observed.release(git_tag(entry.slug, entry.zfs))
+    release = observed.release(git_tag(slug, zfs))
     if release is None or release.draft:
         return False
     uploaded = {asset.name for asset in release.assets if asset.state == "uploaded" and asset.size}
-    return {SUMS, *(asset_name(entry.slug, platform) for platform in here)} <= uploaded
+    return {SUMS, *(asset_name(slug, platform) for platform in here)} <= uploaded

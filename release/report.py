@@ -125,6 +125,14 @@ class Report:
         else:
             self._console.print(Text(f"error: {text}", style="red"))
 
+    def warn(self, text: str) -> None:
+        """Something that holds nothing up, but that somebody should know."""
+        text = redact(text)
+        if self._actions:
+            sys.stderr.write(f"::warning::{_data(text)}\n")
+        else:
+            self._console.print(Text(f"warning: {text}", style="yellow"))
+
     def requests(self, counted: Counter[str]) -> None:
         """How many requests went to which host."""
         if counted:

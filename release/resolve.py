@@ -8,17 +8,21 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from semver import Version
+
 from release.errors import (
     ConfigurationError,
     NotFoundError,
     NotYetError,
     ResolveError,
     UnbuildableError,
+    UpstreamError,
 )
 from release.kernel import KernelTag, parse_tag
 from release.openzfs import OpenZFS
 from release.reference import Digest, Platform, Reference
 from release.registry import Document, Registry
+from release.solver import Choice, Chosen, Policy, TooOld, Waiting, pin_warning, wanted
 from release.versions import Entry
 
 BUILD_IMAGE_LABEL = "org.mobyproject.linuxkit.kernel.buildimage"
@@ -133,6 +137,7 @@ def choose_zfs(openzfs: OpenZFS, entry: Entry) -> str:
 
     Raises:
         NotYetError: OpenZFS has not released one for this kernel yet.
+        UnbuildableError: none will ever be, or the kernel's version is not known.
     """
     if entry.zfs:
         return entry.zfs
@@ -143,16 +148,42 @@ def choose_zfs(openzfs: OpenZFS, entry: Entry) -> str:
             on=str(entry.image),
             hint="write zfs: in its entry of versions.yaml",
         )
-    version = openzfs.choose(tag.version)
-    if version is None:
-        newest, kernels = openzfs.nearest()
+    choice = openzfs.choose(tag.version)
+    if isinstance(choice, Waiting):
         raise NotYetError(
-            f"no OpenZFS release is for Linux {tag.version} yet",
+            choice.reason,
             on=str(entry.image),
-            detail=(
-                f"the newest, {newest}, is for {kernels.minimum.major}.{kernels.minimum.minor} "
-                f"to {kernels.maximum.major}.{kernels.maximum.minor}"
-            ),
             hint="nothing to do; a later run goes on by itself",
         )
-    return version
+    if isinstance(choice, TooOld):
+        raise UnbuildableError(
+            choice.reason, on=str(entry.image), hint="write zfs: in its entry to try one anyway"
+        )
+    return choice.version
+
+
+def settle_zfs(openzfs: OpenZFS, entry: Entry, policy: Policy) -> Choice | None:
+    """What is to be known of a kernel's ZFS version before any work; None where its tag names no
+    kernel version.
+
+    A version that the entry has is kept or replaced as ``policy`` says; where it is kept and
+    its META is against it, the choice says so.
+
+    Raises:
+        UpstreamError: the releases could not be read completely.
+    """
+    tag = parse_tag(entry.image.tag or "")
+    if not isinstance(tag, KernelTag):
+        return None
+    if not entry.zfs:
+        return openzfs.choose(tag.version)
+    if policy is not Policy.PIN:
+        zfs = wanted(tag.version, entry.zfs, policy, openzfs.versions(), openzfs.read)
+        if zfs != entry.zfs:
+            return Chosen(zfs)
+    try:
+        kernels = openzfs.read(Version.parse(entry.zfs))
+    except UpstreamError as error:
+        # A pin is obeyed whatever is known of it.
+        return Chosen(entry.zfs, f"ZFS {entry.zfs} is pinned, unseen: {error.summary}")
+    return Chosen(entry.zfs, pin_warning(tag.version, entry.zfs, kernels))

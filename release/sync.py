@@ -29,18 +29,27 @@ from release.errors import (
     PreflightError,
     ReleaseError,
     UnbuildableError,
+    UpstreamError,
     from_os_error,
 )
 from release.github import API, GitHub
 from release.http import Http
 from release.openzfs import OpenZFS
-from release.plan import Observed, Target, asset_name, git_tag, not_here
+from release.plan import Observed, Target, asset_name, git_tag, not_here, open_questions, plan
 from release.poll import Polled, poll
 from release.reference import Platform, Reference, architecture
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
-from release.resolve import Kernel, choose_builder, choose_zfs, find_digests, read_kernel
+from release.resolve import (
+    Kernel,
+    choose_builder,
+    choose_zfs,
+    find_digests,
+    read_kernel,
+    settle_zfs,
+)
 from release.smoke import smoke
+from release.solver import Choice, Unread
 from release.versions import Entry, Versions
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
@@ -135,6 +144,42 @@ class World:
             polled, observed = pool.submit(self.poll), pool.submit(self.observe)
             return polled.result(), observed.result()
 
+    def plan(
+        self,
+        entries: Sequence[Entry],
+        observed: Observed,
+        *,
+        chosen: frozenset[str] | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Target], list[ReleaseError]]:
+        """What is to be done, with the ZFS version of each kernel for which that matters.
+
+        Returns:
+            The targets, and why ZFS versions could not be looked up.
+        """
+        policy = self.versions.openzfs.policy
+        draft = plan(entries, observed, platforms=self.platforms, chosen=chosen)
+        choices: dict[str, Choice] = {}
+        failures: dict[str, ReleaseError] = {}
+        for entry in open_questions(draft, policy):
+            try:
+                choice = settle_zfs(self.openzfs, entry, entry.policy or policy)
+            except (UpstreamError, NotFoundError) as error:
+                failures[str(error)] = error
+                choice = Unread(f"which ZFS it is to have could not be found out: {error.summary}")
+            if choice:
+                choices[entry.slug] = choice
+        targets = plan(
+            entries,
+            observed,
+            platforms=self.platforms,
+            chosen=chosen,
+            limit=limit,
+            policy=policy,
+            choices=choices,
+        )
+        return targets, list(failures.values())
+
     def record(self, polled: Polled) -> None:
         """Writes down what a poll found."""
         for entry in polled.found:
@@ -227,6 +272,8 @@ class Work:
         world, image = self.world, self.world.versions.image
         self.report.step(target.entry.slug, "resolve")
         entry = find_digests(world.registry, target.entry)
+        if was := entry.zfs:
+            entry = replace(entry, zfs=target.zfs)
         kernel = read_kernel(world.registry, entry)
         platforms = tuple(sorted(set(entry.platforms) & world.platforms))
         if not platforms:
@@ -251,7 +298,7 @@ class Work:
             if self.until >= Step.SMOKE:
                 self._smoke(entry, one)
         if self.until >= Step.PUBLISH:
-            status, release = Status.PUBLISHED, self._publish(entry, kernel, built)
+            status, release = Status.PUBLISHED, self._publish(entry, was, kernel, built)
             reason = ""
         else:
             status, release = Status.UNCHANGED, ""
@@ -363,7 +410,9 @@ class Work:
             f"docker load -i {tars[0].name}"
         )
 
-    def _publish(self, entry: Entry, kernel: Kernel, built: Sequence[Built]) -> str:
+    def _publish(
+        self, entry: Entry, was: str | None, kernel: Kernel, built: Sequence[Built]
+    ) -> str:
         world, image = self.world, self.world.versions.image
         assert world.github
         assert entry.zfs
@@ -382,6 +431,8 @@ class Work:
         publish.move_desktop_tags(world.registry, image, entry, document)
         with self.lock:
             world.versions = versions.fill(world.versions, entry.image, entry)
+            if was not in (None, entry.zfs):
+                world.versions = versions.replace_zfs(world.versions, entry, was)
         return git_tag(entry.slug, entry.zfs)
 
 
@@ -407,6 +458,7 @@ def run(
     report: Report,
 ) -> list[Outcome]:
     """Works on what is to be done, ``jobs`` kernels side by side, newest first."""
+    world.openzfs.keep()
     work = Work(world, observed, until, report, threading.Lock())
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool, ExitStack() as interrupted:
@@ -429,7 +481,7 @@ def settled(target: Target, image: Reference) -> list[Outcome]:
     if target.left_out:
         platforms = target.platforms or target.elsewhere or (native_platform(),)
         return [
-            Outcome(str(entry.image), platform, Status.SKIPPED, target.left_out)
+            Outcome(str(entry.image), platform, target.status, target.left_out)
             for platform in platforms
         ]
     unchanged = [

@@ -26,9 +26,11 @@ from release.reference import (
     parse_digest,
     parse_platform,
 )
+from release.solver import Policy
 
 DOCKER_HUB_URL = "https://hub.docker.com"
-_ZFS_VERSION = re.compile(r"\d+\.\d+\.\d+(?:-rc\d+)?")
+_NUMBER = r"(?:0|[1-9][0-9]{0,8})"
+_ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _DESKTOP_VERSION = re.compile(r"\d+\.\d+\.\d+(?:\.\d+)?")
 
 T = TypeVar("T")
@@ -47,10 +49,14 @@ class Source:
 
 @dataclass(frozen=True)
 class OpenZFSSource:
-    """Where OpenZFS releases are listed and downloaded: a GitHub API and a repository there."""
+    """Where OpenZFS releases are listed and downloaded: a GitHub API and a repository there.
+
+    ``policy`` is what a newer release means for kernels that have a ZFS version already.
+    """
 
     api: str = "https://api.github.com"
     repository: str = "openzfs/zfs"
+    policy: Policy = Policy.PIN
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Entry:
     desktop: tuple[str, ...] = ()
     moved: bool = False
     """Whether an earlier entry has the same image tag: then the digest tells the two apart."""
+    policy: Policy | None = None
+    """For this kernel alone, in place of the one under ``openzfs``."""
 
     @property
     def slug(self) -> str:
@@ -254,14 +262,22 @@ def _source(node: _Node) -> Source:
 
 
 def _openzfs(node: _Node) -> OpenZFSSource:
-    keys = node.mapping("api", "repository")
+    keys = node.mapping("api", "repository", "policy")
     default = OpenZFSSource()
     return OpenZFSSource(
         _url(keys["api"]).rstrip("/") if "api" in keys else default.api,
         keys["repository"].match(re.compile(r"[\w.-]+/[\w.-]+"), "a repository", "openzfs/zfs")
         if "repository" in keys
         else default.repository,
+        _policy(keys["policy"]) if "policy" in keys else default.policy,
     )
+
+
+def _policy(node: _Node) -> Policy:
+    text = node.text()
+    if text not in list(Policy):
+        raise node.error(f"{text!r} is not a policy", f"write one of: {', '.join(Policy)}")
+    return Policy(text)
 
 
 def _release_notes(node: _Node) -> tuple[str, ...]:
@@ -303,7 +319,7 @@ def _kernels(nodes: list[_Node]) -> tuple[Entry, ...]:
 
 def _entry(node: _Node) -> Entry:
     keys = node.mapping(
-        "image", "digest", "platforms", "builder", "zfs", "desktop", required=["image"]
+        "image", "digest", "platforms", "builder", "zfs", "policy", "desktop", required=["image"]
     )
     image = keys["image"].parse(Reference.parse)
     if not image.tag or image.digest:
@@ -329,6 +345,7 @@ def _entry(node: _Node) -> Entry:
         zfs=keys["zfs"].match(_ZFS_VERSION, "an OpenZFS version", "2.1.5")
         if "zfs" in keys
         else None,
+        policy=_policy(keys["policy"]) if "policy" in keys else None,
         desktop=tuple(
             item.match(_DESKTOP_VERSION, "a Docker Desktop version", "4.13.0")
             for item in keys["desktop"].items()
@@ -353,6 +370,8 @@ def _lines(entry: Entry, indent: str, known: Entry | None = None) -> list[str]:
         lines.append(f"builder: {_plain(entry.builder)}")
     if entry.zfs and not (known and known.zfs):
         lines.append(f"zfs: {entry.zfs}")
+    if entry.policy and not (known and known.policy):
+        lines.append(f"policy: {entry.policy}")
     if entry.desktop and not (known and known.desktop):
         lines.append(f"desktop: [{', '.join(entry.desktop)}]")
     return [indent + line for line in lines]
@@ -415,19 +434,7 @@ def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
     """
     text = versions.path.read_bytes().decode()
     current = parse(versions.path, text)
-    top = _Node(versions.path, _compose(versions.path, text)).pairs()
-    nodes = top["kernels"].items() if "kernels" in top else []
-    matching = [
-        (entry, item.node)
-        for entry, item in zip(current.kernels, nodes, strict=True)
-        if entry.image == image and entry.digest in (None, facts.digest)
-    ]
-    if not matching:
-        raise ConfigurationError(
-            "the entry is no longer there", on=f"{versions.path}: {image}", hint="run again"
-        )
-    entry, node = matching[0]
-    assert isinstance(node, yaml.MappingNode)
+    entry, node = _find(current, text, image, facts.digest)
     newline = "\r\n" if "\r\n" in text else "\n"
     if node.flow_style:
         position = node.end_mark.index - 1
@@ -444,6 +451,39 @@ def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
         position = len(text) - 1
     addition = "".join(line + newline for line in lines)
     return _write(versions.path, text[: position + 1] + addition + text[position + 1 :])
+
+
+def replace_zfs(versions: Versions, facts: Entry, was: str | None) -> Versions:
+    """Puts the ZFS version of ``facts`` in the place of the one that its entry had.
+
+    An entry that no longer has the version that it ``was`` stays as somebody changed it.
+
+    Raises:
+        ConfigurationError: the entry is no longer there.
+    """
+    text = versions.path.read_bytes().decode()
+    current = parse(versions.path, text)
+    entry, node = _find(current, text, facts.image, facts.digest)
+    if entry.zfs is None or entry.zfs != was or not facts.zfs:
+        return current
+    (value,) = (value for key, value in node.value if key.value == "zfs")
+    start, end = value.start_mark.index, value.end_mark.index
+    return _write(versions.path, text[:start] + facts.zfs + text[end:])
+
+
+def _find(
+    current: Versions, text: str, image: Reference, digest: Digest | None
+) -> tuple[Entry, yaml.MappingNode]:
+    """The entry with this image and either this digest or none, and its node in ``text``."""
+    top = _Node(current.path, _compose(current.path, text)).pairs()
+    nodes = top["kernels"].items() if "kernels" in top else []
+    for entry, item in zip(current.kernels, nodes, strict=True):
+        if entry.image == image and entry.digest in (None, digest):
+            assert isinstance(item.node, yaml.MappingNode)
+            return entry, item.node
+    raise ConfigurationError(
+        "the entry is no longer there", on=f"{current.path}: {image}", hint="run again"
+    )
 
 
 def _end(node: yaml.Node) -> int:

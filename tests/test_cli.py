@@ -34,6 +34,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 MISSING_HERE = 4
 SLUG = "linuxkit-kernel-5.4.39"
+OPENZFS = {"0.8.4": "2.6.32 5.6", "0.8.6": "2.6.32 5.9", "2.1.16": "3.10 6.7"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class Desk:
         self.path = directory / "work" / "versions.yaml"
         self.releases = self.github.add(Repository("me", "install-zfs"))
         self.github.add_token("writer", push=["me/install-zfs"])
+        self.openzfs = self.github.add(Repository("openzfs", "zfs"))
+        for version, kernels in OPENZFS.items():
+            low, high = kernels.split()
+            self.openzfs.add_release(f"zfs-{version}")
+            meta = f"Linux-Maximum: {high}\nLinux-Minimum: {low}\n"
+            self.openzfs.contents[f"zfs-{version}", "META"] = meta.encode()
         for new in (self.bin, self.path.parent, directory / "home"):
             new.mkdir(parents=True)
         host = self.registry.host
@@ -72,7 +79,8 @@ class Desk:
         self.head = (
             f"# our kernels\nimage: {host}/me/zfs\nsources:\n"
             f"- repository: {host}/linuxkit/kernel\n  hub: {self.hub.url}\n"
-            f"- repository: {host}/mirror/kernel\nkernels:\n"
+            f"- repository: {host}/mirror/kernel\n"
+            f"openzfs:\n  api: {self.github.url}\nkernels:\n"
         )
         self.path.write_text(self.head + self.entry)
 
@@ -326,6 +334,108 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
     outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
     assert Counter(one["status"] for one in outcomes) == {"unchanged": 100, "skipped": 1}
     assert desk.requests <= 10
+
+
+# Which ZFS
+
+
+def newer(desk: Desk) -> str:
+    """Adds a kernel that no OpenZFS release is for; returns its image."""
+    image = f"{desk.registry.host}/mirror/kernel:6.9.1"
+    desk.registry.put("mirror/kernel", "6.9.1", {"annotations": {"of": "6.9.1"}})
+    return image
+
+
+WAITS = "no OpenZFS release is for Linux 6.9.1 yet: the nearest, 2.1.16, is for 3.10 to 6.7"
+
+
+def test_a_kernel_that_is_too_new_waits_and_costs_next_to_nothing(desk: Desk) -> None:
+    desk.complete()
+    image = newer(desk)
+    for number in (1, 2):
+        desk.registry.requests.clear()
+        desk.github.requests.clear()
+        run = desk.run("sync", "--json", "outcomes.json")
+        assert run.exit_code == 0, run
+        outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
+        waiting = [one for one in outcomes if one["status"] == "waiting"]
+        assert [(one["kernel"], one["reason"]) for one in waiting] == [(image, WAITS)]
+        assert desk.registry.count("GET .*/(manifests|blobs)/") == 0
+        # Which releases there are; and once, for each line, what its newest is for.
+        assert desk.github.count("openzfs/zfs/releases") == 1
+        assert desk.github.count("openzfs/zfs/contents/META") == (2 if number == 1 else 0)
+        assert image in desk.path.read_text()
+    plan = desk.run("plan", "--json", "plan.json")
+    assert plan.exit_code == 0
+    assert [line for line in plan.stdout.splitlines() if line.startswith("wait ")]
+    outcomes = json.loads((desk.path.parent / "plan.json").read_text())["outcomes"]
+    assert [one["reason"] for one in outcomes if one["status"] == "waiting"] == [WAITS]
+    status = desk.run("status")
+    assert status.exit_code == 0
+    assert "waiting: nearest 2.1.16 up to 6.7" in status.stdout
+    assert WAITS in status.stdout
+
+
+def test_a_kernel_that_is_too_old_is_skipped(desk: Desk) -> None:
+    desk.complete()
+    desk.registry.put("mirror/kernel", "2.6.30", {"annotations": {"of": "2.6.30"}})
+    run = desk.run("sync", "--json", "outcomes.json")
+    assert run.exit_code == 0, run
+    outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
+    (old,) = [one for one in outcomes if one["kernel"].endswith(":2.6.30")]
+    assert old["status"] == "skipped"
+    assert "as old as Linux 2.6.30" in old["reason"]
+
+
+def test_a_release_without_meta_is_told_of(desk: Desk) -> None:
+    del desk.openzfs.contents["zfs-2.1.16", "META"]
+    run = desk.run("status")
+    assert run.exit_code == 0
+    assert f"{desk.registry.host}/linuxkit/kernel:5.4.39  -        0.8.6  -" in run.stdout
+    assert "warning: github.com/openzfs/zfs zfs-2.1.16 META: is not there" in run.stderr
+    assert desk.left_behind == ["versions.yaml"]
+
+
+@pytest.mark.parametrize("what", ["openzfs/zfs/releases", "openzfs/zfs/contents"])
+def test_when_openzfs_cannot_be_read_nothing_is_assumed(desk: Desk, what: str) -> None:
+    desk.complete()
+    newer(desk)
+    desk.github.fail(what, html_page(), times=None)
+    run = desk.run("sync", "--json", "outcomes.json")
+    assert run.exit_code == 3
+    assert run.stderr.count("not JSON") == 1
+    outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
+    assert Counter(one["status"] for one in outcomes) == {"skipped": 2, "unchanged": 1}
+    assert any("could not be found out" in one["reason"] for one in outcomes)
+    status = desk.run("status")
+    assert status.exit_code == 3
+    assert "  ?  " in status.stdout
+
+
+def test_a_newer_zfs_for_a_published_kernel_as_the_policy_says(desk: Desk) -> None:
+    desk.complete()
+    asked = desk.github.count("openzfs")
+    assert "in place of" not in desk.run("plan").stdout
+    assert desk.github.count("openzfs") == asked == 0
+    content = desk.path.read_text()
+    for policy, version in (("latest-patch", "0.8.6"), ("latest", "2.1.16"), ("pin", None)):
+        desk.path.write_text(content.replace("openzfs:\n", f"openzfs:\n  policy: {policy}\n"))
+        run = desk.run("plan")
+        assert run.exit_code == 0
+        text = f"missing: ZFS {version} in place of 0.8.4 (policy {policy}), release"
+        assert (text in run.stdout) == bool(version)
+    # An entry can keep its own.
+    changed = content.replace("openzfs:\n", "openzfs:\n  policy: latest\n")
+    desk.path.write_text(changed.replace("  zfs: 0.8.4\n", "  zfs: 0.8.4\n  policy: pin\n"))
+    assert "in place of" not in desk.run("plan").stdout
+
+
+def test_a_pin_is_obeyed_and_warned_of(desk: Desk) -> None:
+    desk.path.write_text(desk.head + desk.new + "  zfs: 0.8.4\n")
+    run = desk.run("plan", "--only", "mirror-kernel-5.10.1")
+    assert run.exit_code == 0
+    assert "warning: ZFS 0.8.4 is pinned and is for Linux 2.6.32 to 5.6, not 5.10.1" in run.stdout
+    assert desk.github.count("openzfs/zfs/releases") == 0
 
 
 # What is missing here

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import semver
 
-from release.errors import NotFoundError, ResolveError, UpstreamError
+from release.errors import ResolveError, UpstreamError
 from release.github import GitHub
 from release.http import Http
-from release.openzfs import OpenZFS, parse_meta
+from release.openzfs import OpenZFS
 from tests.lab.github import GitHub as GitHubServer
 from tests.lab.github import Repository
 from tests.lab.server import Response
@@ -55,66 +55,112 @@ def openzfs(github: GitHubServer, tmp_path: Path) -> OpenZFS:
     return OpenZFS(GitHub(Http(), github.url, "openzfs/zfs", None), tmp_path)
 
 
-def choose(openzfs: OpenZFS, kernel: str) -> str | None:
-    return openzfs.choose(semver.Version.parse(kernel))
+def choose(openzfs: OpenZFS, kernel: str) -> str:
+    return str(openzfs.choose(semver.Version.parse(kernel)))
 
 
 @pytest.mark.parametrize(
-    ("kernel", "inside"),
+    ("kernel", "says"),
     [
-        *(("3.9.99", False), ("3.10.0", True), ("4.19.76", True)),
-        *(("5.18.0", True), ("5.18.19", True), ("5.19.0", False), ("6.1.0", False)),
-    ],
-)
-def test_both_ends_of_a_range_are_in_it_whatever_the_patch_level(kernel: str, inside: bool) -> None:
-    kernels = parse_meta(META.format("5.18", "3.10"), "META")
-    assert kernels.holds(semver.Version.parse(kernel)) == inside
-
-
-@pytest.mark.parametrize(
-    "text", ["", "Linux-Maximum: 6.2\n", META.format("six", "3.10"), "<!DOCTYPE html>"]
-)
-def test_a_meta_without_a_range(text: str) -> None:
-    with pytest.raises(UpstreamError, match="META names no range") as caught:
-        parse_meta(text, "openzfs/zfs zfs-2.1.5 META")
-    assert "zfs-2.1.5" in caught.value.on
-
-
-@pytest.mark.parametrize(
-    ("kernel", "version"),
-    [
-        *(("6.12.5", "2.3.0"), ("6.13.0", "2.2.9"), ("4.19.76", "2.3.0")),
-        *(("4.14.0", "2.1.16"), ("6.18.0", None), ("3.2.0", None)),
+        *(("6.12.5", "2.3.0"), ("6.13.0", "2.2.9"), ("4.19.76", "2.3.0"), ("4.14.0", "2.1.16")),
+        ("6.18.0", "waiting: nearest 2.2.9 up to 6.17"),
+        ("3.2.0", "none: 2.1.16 begins with 3.10"),
     ],
 )
 @pytest.mark.usefixtures("repository")
 def test_the_newest_stable_release_that_holds_the_kernel(
-    openzfs: OpenZFS, kernel: str, version: str | None
+    openzfs: OpenZFS, kernel: str, says: str
 ) -> None:
-    assert choose(openzfs, kernel) == version
-    newest, kernels = openzfs.nearest()
-    assert (newest, str(kernels.maximum)) == ("2.3.0", "6.12.0")
+    assert choose(openzfs, kernel) == says
 
 
-@pytest.mark.usefixtures("repository")
-def test_releases_and_ranges_are_read_once(openzfs: OpenZFS, github: GitHubServer) -> None:
-    for kernel in ("6.12.0", "6.12.1", "6.17.0", "6.17.1"):
-        choose(openzfs, kernel)
-    assert [request.path.partition("/zfs/")[2] for request in github.requests] == [
-        "releases",
-        *("contents/META", "contents/META"),
+def asked(github: GitHubServer) -> list[str]:
+    """What was asked of OpenZFS's repository, METAs by their git tag."""
+    return [
+        request.query.removeprefix("ref=")
+        if request.path.endswith("/META")
+        else request.path.partition("/zfs/")[2]
+        for request in github.requests
     ]
 
 
-def test_a_meta_that_cannot_be_read_is_not_passed_over(
-    openzfs: OpenZFS, repository: Repository
+@pytest.mark.usefixtures("repository")
+def test_releases_and_ranges_are_read_once_and_only_as_far_as_they_matter(
+    openzfs: OpenZFS, github: GitHubServer
 ) -> None:
-    del repository.contents["zfs-2.3.0", "META"]
-    with pytest.raises(NotFoundError, match="META"):
-        choose(openzfs, "4.19.0")
-    repository.contents["zfs-2.3.0", "META"] = b"Version: 2.3.0\n"
-    with pytest.raises(UpstreamError, match=r"zfs-2\.3\.0 META"):
-        choose(openzfs, "4.19.0")
+    for kernel in ("6.12.0", "6.12.1", "6.17.0", "6.17.1"):
+        choose(openzfs, kernel)
+    assert asked(github) == ["releases", "zfs-2.3.0", "zfs-2.2.9"]
+
+
+@pytest.mark.usefixtures("repository")
+def test_what_was_read_is_not_asked_again_by_the_next_run(
+    github: GitHubServer, tmp_path: Path
+) -> None:
+    metas = [f"zfs-{version}" for version in ("2.3.0", "2.2.9", "2.1.16", "2.0.7")]
+    for expected in (["releases", *metas], ["releases"]):
+        github.requests.clear()
+        openzfs = OpenZFS(GitHub(Http(), github.url, "openzfs/zfs", None), tmp_path)
+        assert choose(openzfs, "6.18.0") == "waiting: nearest 2.2.9 up to 6.17"
+        assert asked(github) == expected
+        openzfs.keep()
+
+
+@pytest.mark.usefixtures("repository")
+def test_nothing_is_written_before_it_is_kept(openzfs: OpenZFS, tmp_path: Path) -> None:
+    choose(openzfs, "6.12.0")
+    assert list(tmp_path.iterdir()) == []
+    openzfs.keep()
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert str(kept.relative_to(tmp_path)) == "meta/openzfs-zfs/zfs-2.3.0"
+
+
+@pytest.mark.parametrize("content", [b"", b"Version: 2.3.0\n", b"\xff\0"])
+@pytest.mark.usefixtures("repository")
+def test_a_kept_meta_that_broke_is_read_again(
+    openzfs: OpenZFS, github: GitHubServer, tmp_path: Path, content: bytes
+) -> None:
+    kept = tmp_path / "meta" / "openzfs-zfs" / "zfs-2.3.0"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(content)
+    assert choose(openzfs, "6.12.0") == "2.3.0"
+    assert asked(github) == ["releases", "zfs-2.3.0"]
+    openzfs.keep()
+    assert kept.read_bytes() != content
+
+
+@pytest.mark.parametrize("content", [None, b"", b"Version: 2.3.0\n", b"Linux-Maximum: new\n"])
+def test_a_release_whose_meta_is_missing_is_passed_over_with_a_warning(
+    openzfs: OpenZFS, repository: Repository, content: bytes | None
+) -> None:
+    if content is None:
+        del repository.contents["zfs-2.3.0", "META"]
+    else:
+        repository.contents["zfs-2.3.0", "META"] = content
+    assert choose(openzfs, "4.19.0") == "2.2.9"
+    (warning,) = openzfs.warnings
+    assert "openzfs/zfs zfs-2.3.0 META" in warning
+    assert warning.endswith("; ZFS 2.3.0 is only for those who pin it")
+
+
+@pytest.mark.parametrize("answer", [Response(403), Response(200, {}, b"<html>"), Response(200)])
+@pytest.mark.usefixtures("repository")
+def test_a_meta_that_could_not_be_looked_at_is_not_passed_over(
+    openzfs: OpenZFS, github: GitHubServer, answer: Response
+) -> None:
+    github.fail("META", answer)
+    for _ in range(2):
+        with pytest.raises(UpstreamError):
+            choose(openzfs, "4.19.0")
+    assert openzfs.warnings == []
+    assert len(asked(github)) == 2, "what failed is not asked again in the same run"
+
+
+def test_tags_that_are_no_versions(openzfs: OpenZFS, repository: Repository) -> None:
+    for git_tag in ("zfs-9.01.1", "zfs-9.1", "zfs-9.1.1.1", "zfs-9.1.1-1.1", "zfs-0.7.13", "9.1.1"):
+        repository.add_release(git_tag)
+    newest_first = sorted(map(semver.Version.parse, RELEASES), reverse=True)
+    assert list(openzfs.versions()) == newest_first
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"{}", b"<html>", b'[{"id": 1}]'])
@@ -123,9 +169,10 @@ def test_a_list_of_releases_that_is_none(
     openzfs: OpenZFS, github: GitHubServer, answer: bytes
 ) -> None:
     github.fail("/releases", Response(200, {}, answer))
-    with pytest.raises(UpstreamError):
-        choose(openzfs, "6.1.0")
-    assert choose(openzfs, "6.1.0") == "2.3.0"
+    for _ in range(2):
+        with pytest.raises(UpstreamError):
+            choose(openzfs, "6.1.0")
+    assert len(asked(github)) == 1, "what failed is not asked again in the same run"
 
 
 @pytest.mark.usefixtures("repository")

@@ -15,6 +15,7 @@ import docker
 import pytest
 import requests
 import zstandard
+from semver import Version
 
 from release.http import Http
 from release.reference import Reference
@@ -162,6 +163,36 @@ def test_a_newer_zfs_for_a_newer_kernel(setup: Setup, world: World) -> None:
     (passed,) = (setup.directory / "cache" / "smoke").glob("*.json")
     assert json.loads(passed.read_text())["modules"] == ["spl", "zfs"]
     assert entry.zfs is None, "only publishing records"
+
+
+def test_a_newer_zfs_replaces_a_published_one_where_the_policy_says_so(
+    setup: Setup, world: World, desktop_kernel: LabKernel
+) -> None:
+    world.up([NEWER])
+    setup.push(desktop_kernel)
+    setup.write_versions(f"  - image: {desktop_kernel.reference}\n    desktop: [4.13.0]\n")
+    assert setup.run("sync").exit_code == 0
+    old, before = setup.tags(), setup.path.read_text()
+    newest = max(world.openzfs, key=Version.parse)
+    setup.release_openzfs(newest)
+    (unchanged,) = setup.run("sync").outcomes
+    assert unchanged["status"] == "unchanged", "a newer release alone changes nothing"
+
+    switched_on = before.replace("openzfs:\n", "openzfs:\n  policy: latest\n")
+    setup.path.write_text(switched_on)
+    run = setup.run("sync")
+
+    assert run.exit_code == 0, run
+    assert [one["status"] for one in run.outcomes] == ["published"]
+    assert setup.path.read_text() == switched_on.replace("zfs: 2.1.11", f"zfs: {newest}")
+    assert setup.tags().keys() == old.keys()
+    assert not set(setup.tags().values()) & set(old.values())
+    (entry,) = setup.load().kernels
+    assert [release.tag_name for release in setup.releases.releases] == [
+        f"{entry.slug}-zfs-2.1.11",
+        f"{entry.slug}-zfs-{newest}",
+    ]
+    assert [one["status"] for one in setup.run("sync").outcomes] == ["unchanged"]
 
 
 def test_the_sideload_tar_loads(two_kernels: Setup, desktop_kernel: LabKernel) -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Any
 
 import pytest
+from semver import Version
 
 from release.github import Asset, Release
-from release.plan import SUMS, Observed, Target, asset_name, git_tag, newest_first, plan
+from release.plan import (
+    SUMS,
+    Observed,
+    Target,
+    asset_name,
+    git_tag,
+    newest_first,
+    open_questions,
+    plan,
+)
 from release.reference import Platform, Reference, parse_digest
+from release.report import Status
+from release.solver import Choice, Chosen, Policy, Range, TooOld, Unread, Waiting
 from release.versions import Entry
 
 AMD64, ARM64 = Platform("linux/amd64"), Platform("linux/arm64")
@@ -158,3 +171,112 @@ def test_a_limit_counts_among_what_is_chosen() -> None:
     chosen = frozenset(entry(tag).slug for tag in ("5.4.39", "4.19.76"))
     left_out = planned(chosen=chosen, limit=1)
     assert [tag for tag, reason in left_out.items() if not reason] == ["5.4.39"]
+
+
+# The ZFS version
+
+UNRESOLVED = entry("5.4.40", zfs=None)
+RANGE = Range(Version(4, 18), Version(5, 3))
+WAITS = Waiting(Version(5, 4, 40), Version(2, 4, 4), RANGE)
+OLD = TooOld(Version(5, 4, 40), Version(2, 4, 4), RANGE)
+
+
+def settled(one: Entry, choice: Choice, policy: Policy = Policy.PIN, **options: Any) -> Target:
+    """The target of an entry that is published as it is recorded."""
+    observed = Observed(frozenset({ONE.slug}), (release_of(ONE),))
+    (target,) = plan(
+        [one],
+        observed,
+        platforms=frozenset({AMD64}),
+        policy=policy,
+        choices={one.slug: choice},
+        **options,
+    )
+    return target
+
+
+def test_a_chosen_version_is_known_before_any_work() -> None:
+    target = settled(UNRESOLVED, Chosen("2.4.4"))
+    assert (target.to_do, target.zfs, target.missing[-1]) == (True, "2.4.4", "record")
+
+
+@pytest.mark.parametrize(
+    ("choice", "status"),
+    [
+        (WAITS, Status.WAITING),
+        (OLD, Status.SKIPPED),
+        (Unread("answered 500"), Status.SKIPPED),
+    ],
+)
+def test_without_a_zfs_version_nothing_is_built(choice: Choice, status: Status) -> None:
+    target = settled(UNRESOLVED, choice)
+    assert not target.to_do
+    assert not isinstance(choice, Chosen)
+    assert (target.status, target.reason) == (status, choice.reason)
+
+
+def test_what_waits_takes_nobody_s_place() -> None:
+    targets = plan(
+        [entry("5.4.39"), UNRESOLVED],
+        Observed(frozenset(), ()),
+        platforms=frozenset({AMD64}),
+        limit=1,
+        choices={UNRESOLVED.slug: WAITS},
+    )
+    assert [target.to_do for target in targets] == [False, True]
+
+
+def test_a_newer_version_is_to_do_where_the_policy_says_so() -> None:
+    target = settled(ONE, Chosen("2.1.12"), Policy.LATEST_PATCH)
+    assert target.zfs == "2.1.12"
+    assert target.missing == ("ZFS 2.1.12 in place of 2.1.5 (policy latest-patch)", "release")
+    own = dataclasses.replace(ONE, policy=Policy.LATEST)
+    assert "(policy latest)" in settled(own, Chosen("2.4.4")).reason
+    assert not settled(ONE, Chosen("2.1.5"), Policy.LATEST).to_do
+
+
+def test_a_newer_version_that_is_published_but_not_recorded_is_still_to_do() -> None:
+    newer = release_of(dataclasses.replace(ONE, zfs="2.1.12"))
+    (target,) = plan(
+        [ONE],
+        Observed(frozenset({ONE.slug}), (release_of(ONE), newer)),
+        platforms=frozenset({AMD64}),
+        policy=Policy.LATEST_PATCH,
+        choices={ONE.slug: Chosen("2.1.12")},
+    )
+    assert target.missing == ("ZFS 2.1.12 in place of 2.1.5 (policy latest-patch)",)
+
+
+def test_a_list_that_could_not_be_read_leaves_alone_what_has_its_version() -> None:
+    target = settled(ONE, Unread("answered 500"), Policy.LATEST)
+    assert (target.to_do, target.left_out, target.zfs) == (False, "", "2.1.5")
+
+
+def test_what_speaks_against_a_pin_is_shown() -> None:
+    target = settled(ONE, Chosen("2.1.5", "is for other kernels"))
+    assert (target.warning, target.reason) == (
+        "is for other kernels",
+        "warning: is for other kernels",
+    )
+
+
+def test_a_kernel_for_elsewhere_does_not_wait_here() -> None:
+    target = settled(entry("5.4.40", ARM64, zfs=None), WAITS)
+    assert "linux/arm64 only" in target.reason
+
+
+def test_only_what_matters_is_asked() -> None:
+    published = ONE
+    unpublished = entry("5.4.41")
+    mine = dataclasses.replace(entry("5.4.42"), policy=Policy.PIN)
+    entries = [published, unpublished, UNRESOLVED, entry("5.4.43", ARM64, zfs=None), mine]
+    observed = Observed(
+        frozenset({published.slug, mine.slug}), (release_of(published), release_of(mine))
+    )
+    draft = plan(entries, observed, platforms=frozenset({AMD64}))
+
+    def asked(policy: Policy) -> set[str | None]:
+        return {one.image.tag for one in open_questions(draft, policy)}
+
+    assert asked(Policy.PIN) == {"5.4.41", "5.4.40"}
+    assert asked(Policy.LATEST) == {"5.4.39", "5.4.41", "5.4.40"}

@@ -105,6 +105,20 @@ def test_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({}, "warning: 100% new\n::stop\n"),
+        ({"GITHUB_ACTIONS": "true"}, "::warning::100%25 new%0A::stop\n"),
+    ],
+)
+def test_a_warning(
+    capsys: pytest.CaptureFixture[str], environment: dict[str, str], shown: str
+) -> None:
+    Report(environment).warn("100% new\n::stop")
+    assert capsys.readouterr().err == shown
+
+
 def test_a_failure_is_one_annotation_under_actions(capsys: pytest.CaptureFixture[str]) -> None:
     Report({"GITHUB_ACTIONS": "true"}).fail(FAILURE)
     assert capsys.readouterr().err == (

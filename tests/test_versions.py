@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from release.errors import ConfigurationError
 from release.reference import Digest, Platform, Reference
-from release.versions import DEFAULT_SOURCES, Entry, OpenZFSSource, append, fill, load
+from release.solver import Policy
+from release.versions import DEFAULT_SOURCES, Entry, OpenZFSSource, append, fill, load, replace_zfs
 
 A = Digest("sha256:" + "a" * 64)
 B = Digest("sha256:" + "b" * 64)
@@ -28,6 +29,7 @@ sources:
 openzfs:
   api: http://127.0.0.1:2/
   repository: me/zfs
+  policy: latest-patch
 desktop:
   release_notes: [https://example.org/notes.md]
 kernels:
@@ -39,6 +41,7 @@ kernels:
     zfs: 2.1.5
     desktop: [4.13.0, 4.13.1]
   - image: linuxkit/kernel:4.19.76
+    policy: pin
 """
 
 
@@ -56,7 +59,7 @@ def test_everything_that_can_be_said(path: Path) -> None:
         ("docker.io/linuxkit/kernel", "http://127.0.0.1:1"),
         ("localhost:5000/kernel", None),
     ]
-    assert versions.openzfs == OpenZFSSource("http://127.0.0.1:2", "me/zfs")
+    assert versions.openzfs == OpenZFSSource("http://127.0.0.1:2", "me/zfs", Policy.LATEST_PATCH)
     assert versions.release_notes == ("https://example.org/notes.md",)
     full, bare = versions.kernels
     assert full == Entry(
@@ -67,7 +70,7 @@ def test_everything_that_can_be_said(path: Path) -> None:
         "2.1.5",
         ("4.13.0", "4.13.1"),
     )
-    assert bare == Entry(Reference.parse("linuxkit/kernel:4.19.76"))
+    assert bare == Entry(Reference.parse("linuxkit/kernel:4.19.76"), policy=Policy.PIN)
     assert (full.resolved, bare.resolved) == (True, False)
 
 
@@ -75,7 +78,7 @@ def test_defaults(path: Path) -> None:
     path.write_text("image: me/install-zfs\n")
     versions = load(path)
     assert versions.sources == DEFAULT_SOURCES
-    assert versions.openzfs == OpenZFSSource("https://api.github.com", "openzfs/zfs")
+    assert versions.openzfs == OpenZFSSource("https://api.github.com", "openzfs/zfs", Policy.PIN)
     assert versions.kernels == ()
 
 
@@ -141,6 +144,9 @@ ONE = f"{TOP}kernels:\n- image: a/b:1\n"
         (f"{TOP}sources:\n- repository: a/b\n  hub: ftp://h\n", 4, "is not a URL"),
         (f"{TOP}openzfs:\n  api: here\n", 3, "is not a URL"),
         (f"{TOP}openzfs:\n  repository: zfs\n", 3, "is not a repository"),
+        (f"{TOP}openzfs:\n  policy: newest\n", 3, "'newest' is not a policy"),
+        (f"{ONE}  policy: no\n", 4, "'no' is not a policy"),
+        (f"{ONE}  zfs: 2.01.5\n", 4, "'2.01.5' is not an OpenZFS version"),
         (f"{TOP}desktop:\n  release_notes: [x]\n", 3, "is not a URL"),
         (f"{TOP}desktop:\n  notes: []\n", 3, "unknown key 'notes'"),
     ],
@@ -152,6 +158,13 @@ def test_an_error_says_where_and_what_to_do(path: Path, content: str, line: int,
     assert caught.value.on == f"{path}, line {line}"
     assert what in caught.value.what
     assert caught.value.hint
+
+
+def test_the_policies_are_named_where_another_word_stands(path: Path) -> None:
+    path.write_text(f"{TOP}openzfs:\n  policy: newest\n")
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert caught.value.hint == "write one of: pin, latest-patch, latest"
 
 
 def test_a_file_that_is_not_there(path: Path) -> None:
@@ -256,6 +269,7 @@ entries = st.builds(
     builder=st.none() | st.just(Reference.parse("ghcr.io/a/b:c")),
     zfs=st.none() | st.sampled_from(["0.8.2", "2.1.5", "2.2.0-rc1"]),
     desktop=st.lists(versions_of_desktop, max_size=2, unique=True).map(tuple),
+    policy=st.none() | st.sampled_from(Policy),
 )
 lists_of_entries = st.lists(
     entries, max_size=6, unique_by=(lambda entry: entry.image, lambda entry: entry.slug)
@@ -400,4 +414,54 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             known.builder or facts.builder,
             known.zfs or facts.zfs,
             known.desktop or facts.desktop,
+            policy=known.policy or facts.policy,
         )
+
+
+# Replacing the ZFS version
+
+NEWER = dataclasses.replace(FACTS, zfs="2.1.12")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f"{BARE}\n  zfs: 2.1.5\n",
+        f"{BARE}\n  zfs: 2.1.5",
+        f"{BARE}\n{LINES}{NEXT}",
+        f"# é😀 zfs: 2.1.5\n{BARE}\n  zfs:   2.1.5   # zfs: 2.1.5\n  policy: latest\n{NEXT}",
+        f"- zfs: 2.1.5\n  image: {KERNEL}\n",
+        "- {zfs: 2.1.5, image: linuxkit/kernel:5.4.39}\n",
+        f"- image: linuxkit/kernel:5.4.38\n  zfs: 2.1.5\n{BARE}\n{DIGEST_LINE}  zfs: 2.1.5\n{NEXT}",
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_replacing_the_zfs_version_changes_nothing_else(
+    path: Path, entry: str, newline: str
+) -> None:
+    before = (HEAD + entry).replace("\n", newline)
+    path.write_bytes(before.encode())
+    old = load(path)
+    new = replace_zfs(old, NEWER, "2.1.5")
+    assert new == load(path)
+    changed = [one for one, was in zip(new.kernels, old.kernels, strict=True) if one != was]
+    assert [(one.image, one.zfs) for one in changed] == [(KERNEL, "2.1.12")]
+    after = path.read_bytes().decode()
+    assert len(after) == len(before) + 1
+    place = next(n for n, (a, b) in enumerate(zip(after, before, strict=False)) if a != b)
+    assert after[:place] + after[place + 2 :] == before[:place] + before[place + 1 :]
+    assert replace_zfs(new, NEWER, "2.1.5") == new
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_replacing_a_quoted_zfs_version(path: Path, quote: str) -> None:
+    path.write_text(f"{HEAD}{BARE}\n  zfs: {quote}2.1.5{quote} # mine\n")
+    replace_zfs(load(path), NEWER, "2.1.5")
+    assert path.read_text() == f"{HEAD}{BARE}\n  zfs: 2.1.12 # mine\n"
+
+
+@pytest.mark.parametrize("line", ["", "  zfs: 2.1.6\n", "  zfs: 2.1.12\n"])
+def test_what_somebody_changed_meanwhile_is_not_replaced(path: Path, line: str) -> None:
+    path.write_text(f"{HEAD}{BARE}\n{line}")
+    replace_zfs(load(path), NEWER, "2.1.5")
+    assert path.read_text() == f"{HEAD}{BARE}\n{line}"
