@@ -6,14 +6,11 @@ hand-written entry leaves out. Writing is atomic, and the same facts give the sa
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import MappingProxyType
-from typing import TypeVar
 
 import yaml
 
@@ -26,12 +23,12 @@ from release.reference import (
     parse_digest,
     parse_platform,
 )
+from release.yamlfile import Node, appended, compose, end_of, read, write
 
 DOCKER_HUB_URL = "https://hub.docker.com"
 _ZFS_VERSION = re.compile(r"\d+\.\d+\.\d+(?:-rc\d+)?")
+_BEGIN = "image: docker.io/NAME/install-zfs"
 _DESKTOP_VERSION = re.compile(r"\d+\.\d+\.\d+(?:\.\d+)?")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,65 +103,6 @@ class Versions:
 # Reading
 
 
-class _Node:
-    """A YAML node that knows its file and line."""
-
-    def __init__(self, path: Path, node: yaml.Node) -> None:
-        self.path = path
-        self.node = node
-
-    def error(self, what: str, hint: str) -> ConfigurationError:
-        line = self.node.start_mark.line + 1
-        return ConfigurationError(what, on=f"{self.path}, line {line}", hint=hint)
-
-    def text(self) -> str:
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag.endswith(":null"):
-            raise self.error("expected a text here", "write a value on one line")
-        return str(self.node.value)
-
-    def items(self) -> list[_Node]:
-        if isinstance(self.node, yaml.ScalarNode) and self.node.tag.endswith(":null"):
-            return []
-        if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error("expected a list here", "begin each item with '- '")
-        return [_Node(self.path, item) for item in self.node.value]
-
-    def pairs(self) -> dict[str, _Node]:
-        if not isinstance(self.node, yaml.MappingNode):
-            raise self.error("expected 'key: value' lines here", "see the README for the keys")
-        found: dict[str, _Node] = {}
-        for key, value in self.node.value:
-            name = _Node(self.path, key).text()
-            if name in found:
-                raise _Node(self.path, key).error(
-                    f"the key {name!r} is there twice", "remove one of the two"
-                )
-            found[name] = _Node(self.path, value)
-        return found
-
-    def mapping(self, *allowed: str, required: Iterable[str] = ()) -> dict[str, _Node]:
-        found = self.pairs()
-        for name, value in found.items():
-            if name not in allowed:
-                raise value.error(f"unknown key {name!r}", f"known here: {', '.join(allowed)}")
-        for name in required:
-            if name not in found:
-                raise self.error(f"the key {name!r} is missing", f"add: {name}: ...")
-        return found
-
-    def parse(self, parser: Callable[[str], T]) -> T:
-        try:
-            return parser(self.text())
-        except ConfigurationError as error:
-            raise self.error(f"{error.on} {error.what}", error.hint) from None
-
-    def match(self, pattern: re.Pattern[str], what: str, example: str) -> str:
-        text = self.text()
-        if not pattern.fullmatch(text):
-            raise self.error(f"{text!r} is not {what}", f"write it as in {example}")
-        return text
-
-
 def load(path: Path) -> Versions:
     """Reads ``versions.yaml``.
 
@@ -172,50 +110,12 @@ def load(path: Path) -> Versions:
         ConfigurationError: it cannot be read, or says something that makes no sense; with the
             line, and what to write instead.
     """
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise ConfigurationError(
-            "is not there", on=str(path), hint="name it with --versions FILE"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationError(
-            "is not UTF-8", on=f"{path}, line {line}", hint="mend the line, or restore the file"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError("cannot be read", on=str(path), detail=str(error)) from error
-    return parse(path, text)
-
-
-def _compose(path: Path, text: str) -> yaml.Node:
-    if text.startswith("\ufeff"):
-        raise ConfigurationError(
-            "begins with a byte order mark", on=f"{path}, line 1", hint="save it as plain UTF-8"
-        )
-    try:
-        node = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise ConfigurationError(
-            f"is not YAML: {error.problem}", on=where, hint="mend the line, or restore the file"
-        ) from None
-    except yaml.reader.ReaderError as error:
-        line = text.encode()[: error.position].count(b"\n") + 1
-        raise ConfigurationError(
-            f"is not YAML: {error.reason}", on=f"{path}, line {line}", hint="remove the character"
-        ) from None
-    if node is None:
-        raise ConfigurationError(
-            "is empty", on=f"{path}, line 1", hint="begin with: image: docker.io/NAME/install-zfs"
-        )
-    return node
+    return parse(path, read(path, hint="name it with --versions FILE"))
 
 
 def parse(path: Path, text: str) -> Versions:
     """Parses the text of ``versions.yaml``; ``path`` is for messages and for writing back."""
-    top = _Node(path, _compose(path, text)).mapping(
+    top = Node(path, compose(path, text, begin=_BEGIN)).mapping(
         "image", "sources", "openzfs", "desktop", "kernels", required=["image"]
     )
     image = top["image"].parse(Reference.parse)
@@ -238,11 +138,11 @@ def parse(path: Path, text: str) -> Versions:
     )
 
 
-def _url(node: _Node) -> str:
+def _url(node: Node) -> str:
     return node.match(re.compile(r"https?://[^\s/?#]+[^\s?#]*"), "a URL", "https://hub.docker.com")
 
 
-def _source(node: _Node) -> Source:
+def _source(node: Node) -> Source:
     keys = node.mapping("repository", "hub", required=["repository"])
     repository = keys["repository"].parse(Reference.parse)
     if repository.tag or repository.digest:
@@ -253,7 +153,7 @@ def _source(node: _Node) -> Source:
     return Source(repository, _url(keys["hub"]).rstrip("/") if "hub" in keys else default)
 
 
-def _openzfs(node: _Node) -> OpenZFSSource:
+def _openzfs(node: Node) -> OpenZFSSource:
     keys = node.mapping("api", "repository")
     default = OpenZFSSource()
     return OpenZFSSource(
@@ -264,12 +164,12 @@ def _openzfs(node: _Node) -> OpenZFSSource:
     )
 
 
-def _release_notes(node: _Node) -> tuple[str, ...]:
+def _release_notes(node: Node) -> tuple[str, ...]:
     keys = node.mapping("release_notes")
     return tuple(_url(item) for item in keys["release_notes"].items()) if keys else ()
 
 
-def _kernels(nodes: list[_Node]) -> tuple[Entry, ...]:
+def _kernels(nodes: list[Node]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     lines: dict[Reference, int] = {}
     slugs: dict[str, Entry] = {}
@@ -301,7 +201,7 @@ def _kernels(nodes: list[_Node]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _entry(node: _Node) -> Entry:
+def _entry(node: Node) -> Entry:
     keys = node.mapping(
         "image", "digest", "platforms", "builder", "zfs", "desktop", required=["image"]
     )
@@ -372,37 +272,8 @@ def append(versions: Versions, entries: Iterable[Entry]) -> Versions:
     if not entries:
         return versions
     text = versions.path.read_bytes().decode()
-    node = _compose(versions.path, text)
-    assert isinstance(node, yaml.MappingNode)
-    newline = "\r\n" if "\r\n" in text else "\n"
-    if not text.endswith("\n"):
-        text += newline
-    column = 2
-    last = node.value[-1]
-    kernels = [value for key, value in node.value if key.value == "kernels"]
-    if not kernels:
-        text += f"kernels:{newline}"
-    elif last[0].value != "kernels":
-        raise _Node(versions.path, last[0]).error(
-            "a key follows kernels, which must be the last to be appended to",
-            f"move {last[0].value!r} above kernels",
-        )
-    elif kernels[0].value and isinstance(kernels[0], yaml.SequenceNode):
-        if kernels[0].flow_style:
-            raise _Node(versions.path, kernels[0]).error(
-                "kernels is written in [brackets], which cannot be appended to",
-                "write each entry on a line that begins with '- '",
-            )
-        column = kernels[0].start_mark.column
-    else:
-        # An empty list or null makes room, and a comment behind it stays.
-        start, end = kernels[0].start_mark.index, kernels[0].end_mark.index
-        text = text[:start].rstrip(" ") + text[end:] if start < end else text
-    added = []
-    for entry in entries:
-        added.append(" " * column + f"- image: {entry.image}")
-        added += _lines(entry, " " * (column + 2))
-    return _write(versions.path, text + newline.join(added) + newline)
+    items = ([f"image: {entry.image}", *_lines(entry, "")] for entry in entries)
+    return _write(versions.path, appended(versions.path, text, "kernels", items, begin=_BEGIN))
 
 
 def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
@@ -415,7 +286,7 @@ def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
     """
     text = versions.path.read_bytes().decode()
     current = parse(versions.path, text)
-    top = _Node(versions.path, _compose(versions.path, text)).pairs()
+    top = Node(versions.path, compose(versions.path, text, begin=_BEGIN)).pairs()
     nodes = top["kernels"].items() if "kernels" in top else []
     matching = [
         (entry, item.node)
@@ -438,7 +309,7 @@ def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
     lines = _lines(facts, " " * node.start_mark.column, entry)
     if not lines:
         return current
-    position = text.find("\n", _end(node))
+    position = text.find("\n", end_of(node))
     if position < 0:
         text += newline
         position = len(text) - 1
@@ -446,28 +317,8 @@ def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
     return _write(versions.path, text[: position + 1] + addition + text[position + 1 :])
 
 
-def _end(node: yaml.Node) -> int:
-    """Where the text of ``node`` ends; the end mark of a block collection is past the next line
-    break.
-    """
-    if isinstance(node, yaml.MappingNode) and not node.flow_style:
-        return _end(node.value[-1][1])
-    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
-        return _end(node.value[-1])
-    return int(node.end_mark.index)
-
-
 def _write(path: Path, text: str) -> Versions:
     """Replaces the file as a whole, after making sure that what is written can be read."""
     versions = parse(path, text)
-    with NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(path.stat().st_mode & 0o777)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write(path, text)
     return versions
