@@ -146,6 +146,13 @@ _RELEASE = re.compile(
     ),
     re.IGNORECASE | re.VERBOSE | re.ASCII,
 )
+_BETA = re.compile(
+    rf"beta \d+(?:\.\d+)?[a-z]? release(?: notes)? ?"
+    rf"(?P<rest>\((?:\d{{4}}-\d{{2}}-\d{{2}}(?:-\d{{4}})?[ -])?(?P<version>{DESKTOP_VERSION})\))",
+    re.IGNORECASE | re.ASCII,
+)
+"""As in "Beta 17 Release (2016-06-29 1.12.0-rc2-beta17)"."""
+
 _LOOKS_LIKE_RELEASE = re.compile(
     r"docker (?:desktop|for|community) .*\d|(?:beta|edge|stable|rc|version|release) ?\d|v?\d+\.\d",
     re.IGNORECASE,
@@ -417,11 +424,14 @@ def _heading(line: str) -> tuple[int, str] | None:
 
 
 def _release(title: str) -> _Release | None:
-    match = _RELEASE.fullmatch(title)
+    match = _BETA.fullmatch(title)
+    named = match is not None
+    if not match:
+        match = _RELEASE.fullmatch(title)
+        named = match is not None and match["product"] is not None
     if not match:
         return None
     day = _DATE_IN_HEADING.search(match["rest"])
-    named = match["product"] is not None
     return _Release(match["version"].lower(), named, _date(day[0]) if day else None)
 
 
@@ -464,6 +474,7 @@ _STATEMENT = re.compile(
 _REST = re.compile(
     r"[\s.!;,]*"
     r"|,? (?:(?:in order )?to (?!be\b)[a-z]|with |which |because |due to |fix|see ).*"
+    r"|,? aufs \d+"
     r"| \([^()]*\)[\s.!;]*",
     re.IGNORECASE,
 )

@@ -142,6 +142,8 @@ def test_a_page() -> None:
         ("Reverted the kernel to 5.10.25 because of docker/for-mac#5044", "5.10.25"),
         ("Update to Linux kernel 5.10.25 to improve reliability.", "5.10.25"),
         ("Linux kernel updated to 6.10.1", "6.10.1"),
+        ("Kernel upgrade to 4.4.9", "4.4.9"),
+        ("Linux kernel 4.4.14, aufs 20160627", "4.4.14"),
         ("Docker Desktop now uses Linux kernel 5.15.49.", "5.15.49"),
     ],
 )
@@ -257,6 +259,8 @@ def test_links(link: str, image: str | None) -> None:
             "18.06.0-ce-mac70",
         ),
         ("### Docker for Mac 1.12.3 2016-11-09", "1.12.3"),
+        ("### Beta 17 Release (2016-06-29 1.12.0-rc2-beta17)", "1.12.0-rc2-beta17"),
+        ("### Beta 18.1 Release Notes (2016-07-07 1.12.0-rc3-beta18.1)", "1.12.0-rc3-beta18.1"),
     ],
 )
 def test_release_headings(heading: str, desktop: str) -> None:
@@ -264,7 +268,7 @@ def test_release_headings(heading: str, desktop: str) -> None:
     assert notes.releases == (desktop,)
     statement = only(notes)
     assert statement.desktop == desktop
-    day = heading.partition(" 20")[2][:8]
+    day = heading.replace("(", " ").partition(" 20")[2][:8]
     assert statement.date == (date.fromisoformat(f"20{day}") if day else None)
 
 
