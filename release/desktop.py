@@ -354,7 +354,7 @@ def _evidence(said: Statement) -> Row:
         said.desktop,
         said.kernel,
         Grade.LINKED if said.image else Grade.STATED,
-        printable(said.url),
+        redact(printable(said.url)),
         said.sentence,
         said.platforms,
         said.date,

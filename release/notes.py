@@ -381,6 +381,10 @@ class _Page:
     def _end(self, paragraph: _Paragraph, *, cut: bool = False) -> None:
         text = paragraph.text
         if not _TELLS_OF_A_KERNEL.search(text):
+            if _NUMBERS.search(text) and any(
+                _KERNEL_TITLE.fullmatch(_plain(section.title)) for section in self._sections
+            ):
+                self._keep(printable(text), "stands under a kernel, but does not name it itself")
             return
         sentences = _SENTENCE_END.split(printable(text))
         for number, sentence in enumerate(sentences, 1):
@@ -398,9 +402,7 @@ class _Page:
             elif cut and number == len(sentences):
                 why_not = "is where the page ends without a line break, as if it was cut"
             if isinstance(said, str) or not release or not hosts or why_not:
-                self._not_understood.append(
-                    NotUnderstood(release.desktop if release else "", sentence, self._url, why_not)
-                )
+                self._keep(sentence, why_not)
                 continue
             self._statements.append(
                 Statement(
@@ -413,6 +415,11 @@ class _Page:
                     self._url,
                 )
             )
+
+    def _keep(self, sentence: str, reason: str) -> None:
+        """For a person to read."""
+        desktop = self._release.desktop if self._release else ""
+        self._not_understood.append(NotUnderstood(desktop, sentence, self._url, reason))
 
 
 def _heading(line: str) -> tuple[int, str] | None:
@@ -446,6 +453,7 @@ def _date(text: str) -> date | None:
 # Sentences
 
 _SENTENCE_END = re.compile(r"(?<=[.!?]) (?=[A-Z\[*_`(])")
+_KERNEL_TITLE = re.compile(r"(?:the )?(?:linux ?(?:kit)? ?)?kernel[ :]*", re.IGNORECASE)
 _TELLS_OF_A_KERNEL = re.compile(r"kernel|linuxkit", re.IGNORECASE)
 _LINK = re.compile(r"!?\[([^\[\]]*)\](?:(\([^()\s]*(?: [^()]*)?\))|\[([^\[\]]*)\])?")
 _TAG_OR_URL = re.compile(r"<[^<>]*>|https?://\S+")

@@ -331,6 +331,13 @@ def test_the_platforms_of_a_page(head: str, url: str, platforms: tuple[Host, ...
     assert only(notes).platforms == platforms
 
 
+@pytest.mark.parametrize("above", ["#### Linux kernel", "* **Kernel:**", "**Linux Kernel**"])
+def test_a_version_that_stands_under_a_kernel(above: str) -> None:
+    notes = read(f"## 4.13.0\n\n### Upgrades\n\n{above}\n  - v6.12.54\n\n### New\n\n- v4.1.2\n")
+    assert notes.statements == ()
+    assert [one.sentence for one in notes.not_understood] == ["v6.12.54"]
+
+
 def test_code_and_comments_say_nothing() -> None:
     kernel = "- Linux kernel 5.10.25\n"
     notes = read(
