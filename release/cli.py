@@ -134,7 +134,7 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
     if polled.left_out:
         click.echo(f"{len(polled.left_out)} tags are not kernels to build for:")
         for tag in polled.left_out:
-            click.echo(f"  {tag.image_tag}: {tag.reason}")
+            click.echo(f"  {tag.repository}:{tag.image_tag}: {tag.reason}")
     write_json(_outlook(targets, world), json_to)
     return _exit_code((), failures)
 

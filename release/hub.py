@@ -8,17 +8,16 @@ refused with 403 past an offset.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from release.errors import ConfigurationError, UpstreamError
-from release.http import Http
+from release.http import Http, redact
 from release.reference import Digest, Platform, Reference, parse_digest
 from release.registry import normalize_platform
-
-PAGE_SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -36,95 +35,105 @@ class ListedTag:
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What one source listed: everything, or everything newer than what is known."""
+class Page:
+    """One page of a repository's image tags, newest first.
+
+    Attributes:
+        total: how many tags the repository has.
+        more: whether another page follows.
+    """
 
     tags: tuple[ListedTag, ...]
     total: int
+    more: bool
+
+
+class PagingRefusedError(UpstreamError):
+    """Docker Hub lets this caller page no further."""
 
 
 class Hub:
     """A client for one Docker Hub.
 
-    Signs in once when ``DOCKERHUB_USERNAME`` and ``DOCKERHUB_TOKEN`` are set: signed-in callers
-    may page further.
+    Where it refuses to page further, and ``DOCKERHUB_USERNAME`` and ``DOCKERHUB_TOKEN`` are set,
+    it signs in, once, and goes on: signed-in callers may page to the end.
     """
+
+    page_size = 100
+    """The most that Docker Hub gives at once; more is taken as 100 without a word."""
 
     def __init__(self, http: Http, url: str, environment: Mapping[str, str]) -> None:
         self._http = http
         self._url = url.rstrip("/")
         self._environment = environment
-        self._headers: dict[str, str] | None = None
+        self._headers: dict[str, str] = {}
+        self._lock = threading.Lock()
 
-    def tags(self, repository: Reference, known: Callable[[ListedTag], bool]) -> Listing:
-        """Lists a repository's image tags, newest first, to the first page that is all known.
+    def page(self, repository: Reference, number: int) -> Page:
+        """A page of a repository's image tags; the first has number 1.
 
         Raises:
-            UpstreamError: the list is empty, shorter than it says, or stops half way.
+            PagingRefusedError: an anonymous caller may not page this far.
+            UpstreamError: there are no tags, or the answer is not understood.
         """
         url = f"{self._url}/v2/repositories/{repository.repository}/tags"
-        found: dict[str, ListedTag] = {}
-        page = 1
-        while True:
-            answer = self._page(url, page)
-            total, results = answer["count"], answer["results"]
-            if total == 0:
-                raise UpstreamError(
-                    "Docker Hub lists no tags at all, which is also what it says of a repository "
-                    "that does not exist",
-                    on=str(repository),
-                    hint="check the name under sources; if it is right, run again later",
-                )
-            tags = [_parse(item, url) for item in results]
-            before = len(found)
-            found.update((tag.image_tag, tag) for tag in tags)
-            if all(known(tag) for tag in tags) and tags:
-                break
-            if not answer["next"]:
-                if len(found) < total:
-                    raise _half(repository, len(found), total)
-                break
-            if len(results) < PAGE_SIZE or len(found) == before:
-                raise _half(repository, len(found), total)
-            page += 1
-        return Listing(tuple(found.values()), total)
-
-    def _page(self, url: str, page: int) -> dict[str, Any]:
-        if self._headers is None:
-            self._headers = self._sign_in()
-        params = {"ordering": "last_updated", "page": str(page), "page_size": str(PAGE_SIZE)}
-        answer = self._http.request("GET", url, params=params, headers=self._headers).json()
+        params: dict[str, str | int] = {
+            "ordering": "last_updated",
+            "page": number,
+            "page_size": self.page_size,
+        }
+        refusal = (403,) if number > 1 else ()
+        answer = self._http.request(
+            "GET", url, params=params, headers=self._headers, expect=(200, *refusal)
+        )
+        if answer.status == 403 and self._sign_in():
+            answer = self._http.request(
+                "GET", url, params=params, headers=self._headers, expect=(200, *refusal)
+            )
+        if answer.status == 403:
+            raise PagingRefusedError(
+                f"answered 403 for page {number}",
+                on=url,
+                detail=redact(answer.body[:500].decode(errors="replace")),
+                hint="set DOCKERHUB_USERNAME and DOCKERHUB_TOKEN to page further",
+            )
+        content = answer.json()
         try:
-            return {
-                "count": int(answer["count"]),
-                "next": answer["next"],
-                "results": list(answer["results"]),
-            }
+            total, more, results = int(content["count"]), content["next"], list(content["results"])
         except (KeyError, TypeError, ValueError) as error:
             raise UpstreamError(
-                "Docker Hub's answer is not a list of tags", on=url, detail=str(answer)[:300]
+                "Docker Hub's answer is not a list of tags", on=url, detail=str(content)[:300]
             ) from error
+        if total == 0:
+            raise UpstreamError(
+                "Docker Hub lists no tags at all, which is also what it says of a repository "
+                "that does not exist",
+                on=str(repository),
+                hint="check the name under sources; if it is right, run again later",
+            )
+        return Page(tuple(_parse(item, url) for item in results), total, bool(more))
 
-    def _sign_in(self) -> dict[str, str]:
+    def _sign_in(self) -> bool:
+        """Whether this caller is signed in now."""
         username = self._environment.get("DOCKERHUB_USERNAME")
         token = self._environment.get("DOCKERHUB_TOKEN")
         if not username or not token:
-            return {}
-        answer = self._http.request(
-            "POST",
-            f"{self._url}/v2/auth/token",
-            json={"identifier": username, "secret": token},
-            idempotent=True,
-        )
-        return {"Authorization": f"Bearer {answer.json()['access_token']}"}
-
-
-def _half(repository: Reference, got: int, total: int) -> UpstreamError:
-    return UpstreamError(
-        f"Docker Hub listed {got} of {total} tags and stopped",
-        on=str(repository),
-        hint="nothing was taken from this list; run again later",
-    )
+            return False
+        with self._lock:
+            if not self._headers:
+                answer = self._http.request(
+                    "POST",
+                    f"{self._url}/v2/auth/token",
+                    json={"identifier": username, "secret": token},
+                    idempotent=True,
+                ).json()
+                try:
+                    self._headers = {"Authorization": f"Bearer {answer['access_token']}"}
+                except (KeyError, TypeError) as error:
+                    raise UpstreamError(
+                        "Docker Hub's answer holds no access_token", on=f"{self._url}/v2/auth/token"
+                    ) from error
+        return True
 
 
 def _parse(item: Any, url: str) -> ListedTag:

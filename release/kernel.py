@@ -1,7 +1,6 @@
-"""Kernels: what their image tags say, and what their files say.
+"""Kernels: what the files of a kernel image say.
 
-Tags are those of ``docker/for-desktop-kernel`` and ``linuxkit/kernel``; the files are those that
-LinuxKit's kernel build leaves in a kernel image (linuxkit, ``kernel/common/Dockerfile``).
+They are those that LinuxKit's kernel build leaves in it (linuxkit, ``kernel/common/Dockerfile``).
 """
 
 from __future__ import annotations
@@ -19,76 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import semver
-
 from release.errors import ResolveError
-
-# Image tags
-
-_TAG = re.compile(
-    r"""(?P<version>(?:0|[1-9]\d{0,8})(?:\.(?:0|[1-9]\d{0,8})){1,2})
-    (?P<variant>-rt)?
-    (?P<debug>[-_]dbg)?
-    (?:-(?P<qualifier>pr|release))?
-    (?:-(?P<source>[0-9a-f]{40}))?
-    (?P<dirty>-dirty)?
-    (?P<builder>-builder)?
-    (?:-(?P<architecture>amd64|arm64|s390x|riscv64))?""",
-    re.ASCII | re.VERBOSE,
-)
-
-
-@dataclass(frozen=True)
-class KernelTag:
-    """An image tag that names a kernel to build for."""
-
-    image_tag: str
-    version: semver.Version
-    source_hash: str | None = None
-    architecture: str | None = None
-
-    @property
-    def joined(self) -> str:
-        """The tag without its architecture: the name that all architectures share."""
-        return self.image_tag.removesuffix(f"-{self.architecture}")
-
-
-@dataclass(frozen=True)
-class NotAKernel:
-    """An image tag that is left out, and why."""
-
-    image_tag: str
-    reason: str
-
-
-def parse_tag(image_tag: str) -> KernelTag | NotAKernel:
-    """What an image tag names; any string gives a kernel or a reason."""
-    match = _TAG.fullmatch(image_tag)
-    if not match:
-        if image_tag.startswith("desktop-"):
-            return NotAKernel(image_tag, "names a Docker Desktop version, not a kernel version")
-        if re.fullmatch(r"\d+\.\d+\.x", image_tag):
-            return NotAKernel(image_tag, "moves from version to version")
-        return NotAKernel(image_tag, "is not a kernel version")
-    if match["builder"]:
-        return NotAKernel(image_tag, "is the compiler's image, not a kernel")
-    if match["debug"]:
-        return NotAKernel(image_tag, "is a debug kernel, which no Docker Desktop runs")
-    if match["variant"]:
-        return NotAKernel(image_tag, "is a realtime kernel, which no Docker Desktop runs")
-    if match["dirty"]:
-        return NotAKernel(image_tag, "was built from a modified source tree")
-    if match["architecture"] in ("s390x", "riscv64"):
-        return NotAKernel(image_tag, "is for an architecture that Docker Desktop does not run on")
-    return KernelTag(
-        image_tag,
-        semver.Version.parse(match["version"], optional_minor_and_patch=True),
-        match["source"],
-        match["architecture"],
-    )
-
-
-# Files
 
 
 @dataclass(frozen=True)

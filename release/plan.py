@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import semver
-
 from release.github import Release
-from release.kernel import KernelTag, parse_tag
 from release.reference import Platform, architecture
 from release.report import Status
 from release.solver import Choice, Chosen, Policy, Waiting
+from release.tags import ImageTag
 from release.versions import Entry
 
 SUMS = "SHA256SUMS"
@@ -108,11 +106,9 @@ def newest_first(entries: Iterable[Entry]) -> list[Entry]:
     A tag that names no version (one written by hand) comes last.
     """
 
-    def key(item: tuple[int, Entry]) -> tuple[semver.Version, int]:
+    def key(item: tuple[int, Entry]) -> tuple[object, int]:
         position, entry = item
-        tag = parse_tag(entry.image.tag or "")
-        version = tag.version if isinstance(tag, KernelTag) else semver.Version(0)
-        return version, position
+        return ImageTag.parse(entry.image.tag or "").order, position
 
     return [entry for _, entry in sorted(enumerate(entries), key=key, reverse=True)]
 

@@ -108,6 +108,13 @@ class Registry:
     def head(self, reference: Reference) -> Digest | None:
         """The digest behind ``reference`` (an index's where there is one); None where a 404 says
         that it is not there.
+        """
+        found = self.describe(reference)
+        return found[0] if found else None
+
+    def describe(self, reference: Reference) -> tuple[Digest, str] | None:
+        """The digest and the media type behind ``reference``; None where a 404 says that it is
+        not there.
 
         HEAD does not count as a pull (Docker Hub usage and limits, "Definition of a pull").
         """
@@ -118,9 +125,10 @@ class Registry:
             return None
         digest = answer.headers.get("docker-content-digest")
         if not digest:
-            return self.get(reference).digest
+            document = self.get(reference)
+            return document.digest, document.media_type
         with _understood(reference):
-            return parse_digest(digest)
+            return parse_digest(digest), answer.headers.get("content-type", "").partition(";")[0]
 
     def get(self, reference: Reference) -> Document:
         """The manifest or index behind ``reference``.

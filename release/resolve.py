@@ -18,11 +18,11 @@ from release.errors import (
     UnbuildableError,
     UpstreamError,
 )
-from release.kernel import KernelTag, parse_tag
 from release.openzfs import OpenZFS
 from release.reference import Digest, Platform, Reference
 from release.registry import Document, Registry
 from release.solver import Choice, Chosen, Policy, TooOld, Waiting, pin_warning, wanted
+from release.tags import ImageTag
 from release.versions import Entry
 
 BUILD_IMAGE_LABEL = "org.mobyproject.linuxkit.kernel.buildimage"
@@ -120,8 +120,7 @@ def choose_builder(registry: Registry, entry: Entry, kernel: Kernel) -> Referenc
                 detail=f"{BUILD_IMAGE_LABEL}={label!r}",
                 hint="write builder: in its entry of versions.yaml",
             ) from error
-    tag = parse_tag(entry.image.tag or "")
-    if isinstance(tag, KernelTag):
+    if ImageTag.parse(entry.image.tag or "").version:
         beside = entry.image.with_tag(f"{entry.image.tag}-builder")
         if registry.head(beside):
             return beside
@@ -141,14 +140,14 @@ def choose_zfs(openzfs: OpenZFS, entry: Entry) -> str:
     """
     if entry.zfs:
         return entry.zfs
-    tag = parse_tag(entry.image.tag or "")
-    if not isinstance(tag, KernelTag):
+    version = ImageTag.parse(entry.image.tag or "").version
+    if not version:
         raise UnbuildableError(
-            f"its tag names no kernel version ({tag.reason}), so no ZFS version can be chosen",
+            "its tag names no kernel version, so no ZFS version can be chosen",
             on=str(entry.image),
             hint="write zfs: in its entry of versions.yaml",
         )
-    choice = openzfs.choose(tag.version)
+    choice = openzfs.choose(version)
     if isinstance(choice, Waiting):
         raise NotYetError(
             choice.reason,
@@ -172,13 +171,13 @@ def settle_zfs(openzfs: OpenZFS, entry: Entry, policy: Policy) -> Choice | None:
     Raises:
         UpstreamError: the releases could not be read completely.
     """
-    tag = parse_tag(entry.image.tag or "")
-    if not isinstance(tag, KernelTag):
+    version = ImageTag.parse(entry.image.tag or "").version
+    if not version:
         return None
     if not entry.zfs:
-        return openzfs.choose(tag.version)
+        return openzfs.choose(version)
     if policy is not Policy.PIN:
-        zfs = wanted(tag.version, entry.zfs, policy, openzfs.versions(), openzfs.read)
+        zfs = wanted(version, entry.zfs, policy, openzfs.versions(), openzfs.read)
         if zfs != entry.zfs:
             return Chosen(zfs)
     try:
@@ -186,4 +185,4 @@ def settle_zfs(openzfs: OpenZFS, entry: Entry, policy: Policy) -> Choice | None:
     except UpstreamError as error:
         # A pin is obeyed whatever is known of it.
         return Chosen(entry.zfs, f"ZFS {entry.zfs} is pinned, unseen: {error.summary}")
-    return Chosen(entry.zfs, pin_warning(tag.version, entry.zfs, kernels))
+    return Chosen(entry.zfs, pin_warning(version, entry.zfs, kernels))

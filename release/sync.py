@@ -182,8 +182,8 @@ class World:
 
     def record(self, polled: Polled) -> None:
         """Writes down what a poll found."""
-        for entry in polled.found:
-            self.versions = versions.fill(self.versions, entry.image, entry)
+        for was, now in polled.changes.revised:
+            self.versions = versions.revise(self.versions, was, now)
         self.versions = versions.append(self.versions, polled.new)
 
     def check_credentials(self) -> None:
@@ -272,7 +272,7 @@ class Work:
         world, image = self.world, self.world.versions.image
         self.report.step(target.entry.slug, "resolve")
         entry = find_digests(world.registry, target.entry)
-        if was := entry.zfs:
+        if entry.zfs:
             entry = replace(entry, zfs=target.zfs)
         kernel = read_kernel(world.registry, entry)
         platforms = tuple(sorted(set(entry.platforms) & world.platforms))
@@ -298,7 +298,7 @@ class Work:
             if self.until >= Step.SMOKE:
                 self._smoke(entry, one)
         if self.until >= Step.PUBLISH:
-            status, release = Status.PUBLISHED, self._publish(entry, was, kernel, built)
+            status, release = Status.PUBLISHED, self._publish(target, entry, kernel, built)
             reason = ""
         else:
             status, release = Status.UNCHANGED, ""
@@ -410,9 +410,7 @@ class Work:
             f"docker load -i {tars[0].name}"
         )
 
-    def _publish(
-        self, entry: Entry, was: str | None, kernel: Kernel, built: Sequence[Built]
-    ) -> str:
+    def _publish(self, target: Target, entry: Entry, kernel: Kernel, built: Sequence[Built]) -> str:
         world, image = self.world, self.world.versions.image
         assert world.github
         assert entry.zfs
@@ -430,9 +428,7 @@ class Work:
         publish.publish_release(world.github, entry, kernel, image, built, assets, directory)
         publish.move_desktop_tags(world.registry, image, entry, document)
         with self.lock:
-            world.versions = versions.fill(world.versions, entry.image, entry)
-            if was not in (None, entry.zfs):
-                world.versions = versions.replace_zfs(world.versions, entry, was)
+            world.versions = versions.revise(world.versions, target.entry, entry)
         return git_tag(entry.slug, entry.zfs)
 
 

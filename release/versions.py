@@ -6,14 +6,11 @@ hand-written entry leaves out. Writing is atomic, and the same facts give the sa
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import MappingProxyType
-from typing import TypeVar
 
 import yaml
 
@@ -27,13 +24,13 @@ from release.reference import (
     parse_platform,
 )
 from release.solver import Policy
+from release.yamlfile import Node, appended, compose, end_of, read, write
 
 DOCKER_HUB_URL = "https://hub.docker.com"
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
+_BEGIN = "image: docker.io/NAME/install-zfs"
 _DESKTOP_VERSION = re.compile(r"\d+\.\d+\.\d+(?:\.\d+)?")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,22 @@ class Entry:
     """Whether an earlier entry has the same image tag: then the digest tells the two apart."""
     policy: Policy | None = None
     """For this kernel alone, in place of the one under ``openzfs``."""
+    aliases: tuple[Reference, ...] = ()
+    """Other image tags of the same kernel."""
+    headers_from: Reference | None = None
+    """A kernel image of the same release, whose headers are taken with this one's seed."""
+    deleted: bool = False
+    """Whether upstream no longer has it, as a maintainer found: nobody is told that it is gone."""
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Every image tag under which upstream has this kernel."""
+        return (self.image, *self.aliases)
+
+    @property
+    def image_tags(self) -> tuple[str, ...]:
+        """What the module image is called: the slug, and the same for each alias."""
+        return (self.slug, *map(slug, self.aliases))
 
     @property
     def slug(self) -> str:
@@ -84,13 +97,32 @@ class Entry:
 
         A kernel whose image tag was an earlier kernel's has 12 digits of its digest behind it.
         """
-        slug = f"{self.image.repository}-{self.image.tag}".replace("/", "-")
-        return f"{slug}-{self.digest[7:19]}" if self.moved and self.digest else slug
+        name = slug(self.image)
+        return f"{name}-{self.digest[7:19]}" if self.moved and self.digest else name
 
     @property
     def resolved(self) -> bool:
         """Whether everything that a build needs is known."""
         return bool(self.digest and self.platforms and self.builder and self.zfs)
+
+
+_KEYS = (
+    "digest",
+    "platforms",
+    "builder",
+    "headers_from",
+    "zfs",
+    "policy",
+    "desktop",
+    "aliases",
+    "deleted",
+)
+"""The keys of an entry behind its image, in the order in which they are written."""
+
+
+def slug(image: Reference) -> str:
+    """An image's name in file names and tags: without its registry, joined by ``-``."""
+    return f"{image.repository}-{image.tag}".replace("/", "-")
 
 
 DEFAULT_SOURCES = (
@@ -108,69 +140,12 @@ class Versions:
     sources: tuple[Source, ...] = DEFAULT_SOURCES
     openzfs: OpenZFSSource = OpenZFSSource()
     release_notes: tuple[str, ...] = ()
+    request_budget: int = 500
+    """How many requests a poll may make."""
     kernels: tuple[Entry, ...] = ()
 
 
 # Reading
-
-
-class _Node:
-    """A YAML node that knows its file and line."""
-
-    def __init__(self, path: Path, node: yaml.Node) -> None:
-        self.path = path
-        self.node = node
-
-    def error(self, what: str, hint: str) -> ConfigurationError:
-        line = self.node.start_mark.line + 1
-        return ConfigurationError(what, on=f"{self.path}, line {line}", hint=hint)
-
-    def text(self) -> str:
-        if not isinstance(self.node, yaml.ScalarNode) or self.node.tag.endswith(":null"):
-            raise self.error("expected a text here", "write a value on one line")
-        return str(self.node.value)
-
-    def items(self) -> list[_Node]:
-        if isinstance(self.node, yaml.ScalarNode) and self.node.tag.endswith(":null"):
-            return []
-        if not isinstance(self.node, yaml.SequenceNode):
-            raise self.error("expected a list here", "begin each item with '- '")
-        return [_Node(self.path, item) for item in self.node.value]
-
-    def pairs(self) -> dict[str, _Node]:
-        if not isinstance(self.node, yaml.MappingNode):
-            raise self.error("expected 'key: value' lines here", "see the README for the keys")
-        found: dict[str, _Node] = {}
-        for key, value in self.node.value:
-            name = _Node(self.path, key).text()
-            if name in found:
-                raise _Node(self.path, key).error(
-                    f"the key {name!r} is there twice", "remove one of the two"
-                )
-            found[name] = _Node(self.path, value)
-        return found
-
-    def mapping(self, *allowed: str, required: Iterable[str] = ()) -> dict[str, _Node]:
-        found = self.pairs()
-        for name, value in found.items():
-            if name not in allowed:
-                raise value.error(f"unknown key {name!r}", f"known here: {', '.join(allowed)}")
-        for name in required:
-            if name not in found:
-                raise self.error(f"the key {name!r} is missing", f"add: {name}: ...")
-        return found
-
-    def parse(self, parser: Callable[[str], T]) -> T:
-        try:
-            return parser(self.text())
-        except ConfigurationError as error:
-            raise self.error(f"{error.on} {error.what}", error.hint) from None
-
-    def match(self, pattern: re.Pattern[str], what: str, example: str) -> str:
-        text = self.text()
-        if not pattern.fullmatch(text):
-            raise self.error(f"{text!r} is not {what}", f"write it as in {example}")
-        return text
 
 
 def load(path: Path) -> Versions:
@@ -180,51 +155,19 @@ def load(path: Path) -> Versions:
         ConfigurationError: it cannot be read, or says something that makes no sense; with the
             line, and what to write instead.
     """
-    try:
-        text = path.read_bytes().decode()
-    except FileNotFoundError:
-        raise ConfigurationError(
-            "is not there", on=str(path), hint="name it with --versions FILE"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationError(
-            "is not UTF-8", on=f"{path}, line {line}", hint="mend the line, or restore the file"
-        ) from error
-    except OSError as error:
-        raise ConfigurationError("cannot be read", on=str(path), detail=str(error)) from error
-    return parse(path, text)
-
-
-def _compose(path: Path, text: str) -> yaml.Node:
-    if text.startswith("\ufeff"):
-        raise ConfigurationError(
-            "begins with a byte order mark", on=f"{path}, line 1", hint="save it as plain UTF-8"
-        )
-    try:
-        node = yaml.compose(text, Loader=yaml.CSafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}, line {mark.line + 1}" if mark else str(path)
-        raise ConfigurationError(
-            f"is not YAML: {error.problem}", on=where, hint="mend the line, or restore the file"
-        ) from None
-    except yaml.reader.ReaderError as error:
-        line = text.encode()[: error.position].count(b"\n") + 1
-        raise ConfigurationError(
-            f"is not YAML: {error.reason}", on=f"{path}, line {line}", hint="remove the character"
-        ) from None
-    if node is None:
-        raise ConfigurationError(
-            "is empty", on=f"{path}, line 1", hint="begin with: image: docker.io/NAME/install-zfs"
-        )
-    return node
+    return parse(path, read(path, hint="name it with --versions FILE"))
 
 
 def parse(path: Path, text: str) -> Versions:
     """Parses the text of ``versions.yaml``; ``path`` is for messages and for writing back."""
-    top = _Node(path, _compose(path, text)).mapping(
-        "image", "sources", "openzfs", "desktop", "kernels", required=["image"]
+    top = Node(path, compose(path, text, begin=_BEGIN)).mapping(
+        "image",
+        "sources",
+        "openzfs",
+        "desktop",
+        "request_budget",
+        "kernels",
+        required=["image"],
     )
     image = top["image"].parse(Reference.parse)
     if image.tag or image.digest:
@@ -242,15 +185,22 @@ def parse(path: Path, text: str) -> Versions:
         sources=sources,
         openzfs=_openzfs(top["openzfs"]) if "openzfs" in top else OpenZFSSource(),
         release_notes=_release_notes(top["desktop"]) if "desktop" in top else (),
+        request_budget=int(
+            top["request_budget"].match(
+                re.compile("[1-9][0-9]{0,5}"), "a number of requests", "500"
+            )
+        )
+        if "request_budget" in top
+        else Versions.request_budget,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
     )
 
 
-def _url(node: _Node) -> str:
+def _url(node: Node) -> str:
     return node.match(re.compile(r"https?://[^\s/?#]+[^\s?#]*"), "a URL", "https://hub.docker.com")
 
 
-def _source(node: _Node) -> Source:
+def _source(node: Node) -> Source:
     keys = node.mapping("repository", "hub", required=["repository"])
     repository = keys["repository"].parse(Reference.parse)
     if repository.tag or repository.digest:
@@ -261,7 +211,7 @@ def _source(node: _Node) -> Source:
     return Source(repository, _url(keys["hub"]).rstrip("/") if "hub" in keys else default)
 
 
-def _openzfs(node: _Node) -> OpenZFSSource:
+def _openzfs(node: Node) -> OpenZFSSource:
     keys = node.mapping("api", "repository", "policy")
     default = OpenZFSSource()
     return OpenZFSSource(
@@ -273,39 +223,49 @@ def _openzfs(node: _Node) -> OpenZFSSource:
     )
 
 
-def _policy(node: _Node) -> Policy:
+def _policy(node: Node) -> Policy:
     text = node.text()
     if text not in list(Policy):
         raise node.error(f"{text!r} is not a policy", f"write one of: {', '.join(Policy)}")
     return Policy(text)
 
 
-def _release_notes(node: _Node) -> tuple[str, ...]:
+def _release_notes(node: Node) -> tuple[str, ...]:
     keys = node.mapping("release_notes")
     return tuple(_url(item) for item in keys["release_notes"].items()) if keys else ()
 
 
-def _kernels(nodes: list[_Node]) -> tuple[Entry, ...]:
+def _kernels(nodes: list[Node]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
-    lines: dict[Reference, int] = {}
-    slugs: dict[str, Entry] = {}
+    images: dict[Reference, tuple[Entry, int]] = {}
+    aliases: dict[Reference, Entry] = {}
+    names: dict[str, Entry] = {}
     desktops: dict[str, Entry] = {}
     for node in nodes:
         entry = _entry(node)
-        first = lines.setdefault(entry.image, node.node.start_mark.line + 1)
+        first = images.setdefault(entry.image, (entry, node.node.start_mark.line + 1))[1]
         twins = {known.digest for known in entries if known.image == entry.image}
         if twins & {None, entry.digest} or (twins and not entry.digest):
             raise node.error(
                 f"{entry.image} is there twice (first in line {first})",
                 "remove one of the two; a kernel whose tag was moved needs its own digest",
             )
-        if twins:
+        if twins or (entry.digest and entry.image in aliases):
             entry = replace(entry, moved=True)
-        if (same := slugs.setdefault(entry.slug, entry)) is not entry:
-            raise node.error(
-                f"{entry.image} would be published under the name of {same.image}",
-                f"both are called {entry.slug}; remove one of the two",
-            )
+        for alias in entry.aliases:
+            other = aliases.setdefault(alias, entry)
+            if other is not entry or alias in images:
+                other = images[alias][0] if alias in images else other
+                raise node.error(
+                    f"{alias} is already a tag of {other.image}",
+                    "remove it from aliases here",
+                )
+        for name in entry.image_tags:
+            if (same := names.setdefault(name, entry)) is not entry:
+                raise node.error(
+                    f"{entry.image} would be published under the name of {same.image}",
+                    f"both are called {name}; remove one of the two",
+                )
         for version in entry.desktop:
             if version in desktops:
                 raise node.error(
@@ -317,16 +277,20 @@ def _kernels(nodes: list[_Node]) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _entry(node: _Node) -> Entry:
-    keys = node.mapping(
-        "image", "digest", "platforms", "builder", "zfs", "policy", "desktop", required=["image"]
-    )
-    image = keys["image"].parse(Reference.parse)
+def _image(node: Node) -> Reference:
+    """A kernel image by its tag alone; its digest has a line of its own."""
+    image = node.parse(Reference.parse)
     if not image.tag or image.digest:
-        raise keys["image"].error(
+        raise node.error(
             "a kernel image needs its tag here, and its digest in a line of its own",
-            "write: image: repository:tag",
+            "write: repository:tag",
         )
+    return image
+
+
+def _entry(node: Node) -> Entry:
+    keys = node.mapping("image", *_KEYS, required=["image"])
+    image = _image(keys["image"])
     platforms = {}
     if "platforms" in keys:
         pairs = keys["platforms"].pairs()
@@ -352,29 +316,39 @@ def _entry(node: _Node) -> Entry:
         )
         if "desktop" in keys
         else (),
+        aliases=tuple(map(_image, keys["aliases"].items())) if "aliases" in keys else (),
+        headers_from=keys["headers_from"].parse(Reference.parse)
+        if "headers_from" in keys
+        else None,
+        deleted=_flag(keys["deleted"]) if "deleted" in keys else False,
     )
+
+
+def _flag(node: Node) -> bool:
+    return node.match(re.compile("true|false"), "true or false", "deleted: true") == "true"
 
 
 # Writing
 
 
-def _lines(entry: Entry, indent: str, known: Entry | None = None) -> list[str]:
-    """The lines of ``entry``'s facts, without those that ``known`` has already."""
-    lines = []
-    if entry.digest and not (known and known.digest):
-        lines.append(f"digest: {entry.digest}")
-    if entry.platforms and not (known and known.platforms):
-        pairs = ", ".join(f"{name}: {digest}" for name, digest in sorted(entry.platforms.items()))
-        lines.append(f"platforms: {{{pairs}}}")
-    if entry.builder and not (known and known.builder):
-        lines.append(f"builder: {_plain(entry.builder)}")
-    if entry.zfs and not (known and known.zfs):
-        lines.append(f"zfs: {entry.zfs}")
-    if entry.policy and not (known and known.policy):
-        lines.append(f"policy: {entry.policy}")
-    if entry.desktop and not (known and known.desktop):
-        lines.append(f"desktop: [{', '.join(entry.desktop)}]")
-    return [indent + line for line in lines]
+def _value(entry: Entry, name: str) -> str:
+    """What stands behind a key of an entry, on one line; nothing where it is not known."""
+    match name:
+        case "platforms":
+            pairs = (
+                f"{platform}: {digest}" for platform, digest in sorted(entry.platforms.items())
+            )
+            return f"{{{', '.join(pairs)}}}" if entry.platforms else ""
+        case "builder":
+            return _plain(entry.builder) if entry.builder else ""
+        case "deleted":
+            return "true" if entry.deleted else ""
+        case "aliases":
+            return f"[{', '.join(map(str, entry.aliases))}]" if entry.aliases else ""
+        case "desktop":
+            return f"[{', '.join(entry.desktop)}]" if entry.desktop else ""
+        case _:
+            return str(getattr(entry, name) or "")
 
 
 def _plain(reference: Reference) -> str:
@@ -391,123 +365,71 @@ def append(versions: Versions, entries: Iterable[Entry]) -> Versions:
     if not entries:
         return versions
     text = versions.path.read_bytes().decode()
-    node = _compose(versions.path, text)
-    assert isinstance(node, yaml.MappingNode)
-    newline = "\r\n" if "\r\n" in text else "\n"
-    if not text.endswith("\n"):
-        text += newline
-    column = 2
-    last = node.value[-1]
-    kernels = [value for key, value in node.value if key.value == "kernels"]
-    if not kernels:
-        text += f"kernels:{newline}"
-    elif last[0].value != "kernels":
-        raise _Node(versions.path, last[0]).error(
-            "a key follows kernels, which must be the last to be appended to",
-            f"move {last[0].value!r} above kernels",
-        )
-    elif kernels[0].value and isinstance(kernels[0], yaml.SequenceNode):
-        if kernels[0].flow_style:
-            raise _Node(versions.path, kernels[0]).error(
-                "kernels is written in [brackets], which cannot be appended to",
-                "write each entry on a line that begins with '- '",
-            )
-        column = kernels[0].start_mark.column
-    else:
-        # An empty list or null makes room, and a comment behind it stays.
-        start, end = kernels[0].start_mark.index, kernels[0].end_mark.index
-        text = text[:start].rstrip(" ") + text[end:] if start < end else text
-    added = []
-    for entry in entries:
-        added.append(" " * column + f"- image: {entry.image}")
-        added += _lines(entry, " " * (column + 2))
-    return _write(versions.path, text + newline.join(added) + newline)
+    items = (
+        [f"image: {entry.image}"]
+        + [f"{name}: {value}" for name in _KEYS if (value := _value(entry, name))]
+        for entry in entries
+    )
+    return _write(versions.path, appended(versions.path, text, "kernels", items, begin=_BEGIN))
 
 
-def fill(versions: Versions, image: Reference, facts: Entry) -> Versions:
-    """Adds to the entry of ``image`` those of ``facts`` that it does not have.
+def revise(versions: Versions, was: Entry, now: Entry) -> Versions:
+    """Writes into an entry what became known of it since it ``was`` read.
 
-    The entry is the one with the same image and either the same digest or none.
+    What the entry lacks is added behind it, and a value that changed takes the old one's place.
+    A value that somebody else changed in the file meanwhile stays.
 
     Raises:
         ConfigurationError: the entry is no longer there.
     """
     text = versions.path.read_bytes().decode()
     current = parse(versions.path, text)
-    entry, node = _find(current, text, image, facts.digest)
-    newline = "\r\n" if "\r\n" in text else "\n"
+    entry, node = _find(current, text, was, now)
+    values = {key.value: value for key, value in node.value}
+    added: list[str] = []
+    changed: list[tuple[int, int, str]] = []
+    for name in _KEYS:
+        wanted, there = _value(now, name), _value(entry, name)
+        if not wanted or wanted == there:
+            continue
+        if name not in values:
+            added.append(f"{name}: {wanted}")
+        elif there == _value(was, name):
+            changed.append((values[name].start_mark.index, end_of(values[name]), wanted))
     if node.flow_style:
         position = node.end_mark.index - 1
         if text[position - 1] == ",":
             position -= 1
-        addition = "".join(f", {line}" for line in _lines(facts, "", entry))
-        return _write(versions.path, text[:position] + addition + text[position:])
-    lines = _lines(facts, " " * node.start_mark.column, entry)
-    if not lines:
-        return current
-    position = text.find("\n", _end(node))
-    if position < 0:
-        text += newline
-        position = len(text) - 1
-    addition = "".join(line + newline for line in lines)
-    return _write(versions.path, text[: position + 1] + addition + text[position + 1 :])
+        changed.append((position, position, "".join(f", {line}" for line in added)))
+    elif added:
+        newline = "\r\n" if "\r\n" in text else "\n"
+        position = text.find("\n", end_of(node))
+        if position < 0:
+            text += newline
+            position = len(text) - 1
+        indent = " " * node.start_mark.column
+        lines = "".join(f"{indent}{line}{newline}" for line in added)
+        changed.append((position + 1, position + 1, lines))
+    for start, end, replacement in sorted(changed, reverse=True):
+        text = text[:start] + replacement + text[end:]
+    return _write(versions.path, text) if changed else current
 
 
-def replace_zfs(versions: Versions, facts: Entry, was: str | None) -> Versions:
-    """Puts the ZFS version of ``facts`` in the place of the one that its entry had.
-
-    An entry that no longer has the version that it ``was`` stays as somebody changed it.
-
-    Raises:
-        ConfigurationError: the entry is no longer there.
-    """
-    text = versions.path.read_bytes().decode()
-    current = parse(versions.path, text)
-    entry, node = _find(current, text, facts.image, facts.digest)
-    if entry.zfs is None or entry.zfs != was or not facts.zfs:
-        return current
-    (value,) = (value for key, value in node.value if key.value == "zfs")
-    start, end = value.start_mark.index, value.end_mark.index
-    return _write(versions.path, text[:start] + facts.zfs + text[end:])
-
-
-def _find(
-    current: Versions, text: str, image: Reference, digest: Digest | None
-) -> tuple[Entry, yaml.MappingNode]:
-    """The entry with this image and either this digest or none, and its node in ``text``."""
-    top = _Node(current.path, _compose(current.path, text)).pairs()
+def _find(current: Versions, text: str, was: Entry, now: Entry) -> tuple[Entry, yaml.MappingNode]:
+    """The entry with this image and one of these digests or none, and its node in ``text``."""
+    top = Node(current.path, compose(current.path, text, begin=_BEGIN)).pairs()
     nodes = top["kernels"].items() if "kernels" in top else []
     for entry, item in zip(current.kernels, nodes, strict=True):
-        if entry.image == image and entry.digest in (None, digest):
+        if entry.image == now.image and entry.digest in (None, was.digest, now.digest):
             assert isinstance(item.node, yaml.MappingNode)
             return entry, item.node
     raise ConfigurationError(
-        "the entry is no longer there", on=f"{current.path}: {image}", hint="run again"
+        "the entry is no longer there", on=f"{current.path}: {now.image}", hint="run again"
     )
-
-
-def _end(node: yaml.Node) -> int:
-    """Where the text of ``node`` ends; the end mark of a block collection is past the next line
-    break.
-    """
-    if isinstance(node, yaml.MappingNode) and not node.flow_style:
-        return _end(node.value[-1][1])
-    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
-        return _end(node.value[-1])
-    return int(node.end_mark.index)
 
 
 def _write(path: Path, text: str) -> Versions:
     """Replaces the file as a whole, after making sure that what is written can be read."""
     versions = parse(path, text)
-    with NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.chmod(path.stat().st_mode & 0o777)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    write(path, text)
     return versions

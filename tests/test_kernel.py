@@ -14,91 +14,16 @@ from pathlib import Path
 import lz4.block
 import pytest
 import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
 
 from release.errors import ResolveError
 from release.kernel import (
     KernelFiles,
-    KernelTag,
-    NotAKernel,
     banner_release,
     expected_vermagic,
-    parse_tag,
     read_banner,
     read_headers,
     vermagic,
 )
-
-# Image tags
-
-HASH = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.mark.parametrize(
-    ("tag", "version", "source_hash", "architecture"),
-    [
-        ("5.4.39", "5.4.39", None, None),
-        ("4.19", "4.19.0", None, None),
-        ("5.15.49-amd64", "5.15.49", None, "amd64"),
-        (f"5.15.49-{HASH}", "5.15.49", HASH, None),
-        (f"5.15.49-pr-{HASH}", "5.15.49", HASH, None),
-        (f"5.15.49-release-{HASH}", "5.15.49", HASH, None),
-        (f"4.19.76-{HASH}-amd64", "4.19.76", HASH, "amd64"),
-        (f"6.6.71-{HASH}-arm64", "6.6.71", HASH, "arm64"),
-    ],
-)
-def test_kernels(tag: str, version: str, source_hash: str | None, architecture: str | None) -> None:
-    kernel = parse_tag(tag)
-    assert isinstance(kernel, KernelTag)
-    assert (kernel.image_tag, str(kernel.version)) == (tag, version)
-    assert (kernel.source_hash, kernel.architecture) == (source_hash, architecture)
-    assert kernel.joined == tag.removesuffix("-amd64").removesuffix("-arm64")
-
-
-@pytest.mark.parametrize(
-    ("tag", "reason"),
-    [
-        ("5.10.104-builder", "the compiler's image"),
-        ("5.10.104-builder-arm64", "the compiler's image"),
-        ("5.4.39-dbg", "debug"),
-        ("4.9.31_dbg", "debug"),
-        (f"5.4.39-rt-{HASH}", "realtime"),
-        (f"5.4.39-{HASH}-dirty", "modified source tree"),
-        ("5.4.39-s390x", "architecture"),
-        (f"6.6.13-{HASH}-riscv64", "architecture"),
-        ("desktop-4.13.0", "Docker Desktop version"),
-        ("4.9.x", "moves"),
-        ("4.9.14-0", "not a kernel version"),
-        ("4.04.1", "not a kernel version"),
-        ("٤.١٩", "not a kernel version"),
-        (f"5.4.39-{HASH[:-1]}", "not a kernel version"),
-        (f"5.4.39-{HASH.upper()}", "not a kernel version"),
-        ("5", "not a kernel version"),
-        ("5.4.39\n", "not a kernel version"),
-        ("1" * 5000 + ".1", "not a kernel version"),
-        ("latest", "not a kernel version"),
-        ("", "not a kernel version"),
-    ],
-)
-def test_tags_that_are_no_kernels_to_build_for(tag: str, reason: str) -> None:
-    other = parse_tag(tag)
-    assert isinstance(other, NotAKernel)
-    assert other.image_tag == tag
-    assert reason in other.reason
-
-
-@given(
-    st.text()
-    | st.from_regex(
-        r"\d+\.\d+(\.\d+)?(-rt)?([-_]dbg)?(-[0-9a-f]{40})?(-[a-z0-9]+)?", fullmatch=True
-    )
-)
-def test_any_string_is_a_kernel_or_has_a_reason(tag: str) -> None:
-    found = parse_tag(tag)
-    assert found.image_tag == tag
-    assert found.reason if isinstance(found, NotAKernel) else found.version.major >= 0
-
 
 # The kernel itself
 

@@ -14,7 +14,7 @@ from release.http import Http
 from release.poll import Polled, poll
 from release.reference import Digest, Platform, Reference
 from release.registry import Registry
-from release.versions import Entry, Versions, append, fill, load
+from release.versions import Entry, Versions, append, load, revise
 from tests.lab.hub import Hub, Repository
 from tests.lab.server import Response, Truncate, html_page, retry_after
 from tests.lab.small_registry import SmallRegistry
@@ -73,7 +73,10 @@ class Upstream:
         """Polls and writes down what there is."""
         polled = self.poll()
         assert polled.failures == ()
-        append(self.versions, polled.new)
+        versions = self.versions
+        for was, now in polled.changes.revised:
+            versions = revise(versions, was, now)
+        append(versions, polled.new)
         return polled
 
 
@@ -172,8 +175,8 @@ def test_an_entry_without_digest_gets_the_one_that_is_listed(upstream: Upstream)
     upstream.push("5.4.39", 1)
     polled = upstream.poll()
     assert polled.new == ()
-    (found,) = polled.found
-    (filled,) = fill(upstream.versions, found.image, found).kernels
+    ((was, found),) = polled.changes.revised
+    (filled,) = revise(upstream.versions, was, found).kernels
     assert filled == Entry(image, digest(1), {AMD64: digest(10_001)})
 
 

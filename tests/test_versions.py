@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -14,7 +15,15 @@ from hypothesis import strategies as st
 from release.errors import ConfigurationError
 from release.reference import Digest, Platform, Reference
 from release.solver import Policy
-from release.versions import DEFAULT_SOURCES, Entry, OpenZFSSource, append, fill, load, replace_zfs
+from release.versions import (
+    DEFAULT_SOURCES,
+    Entry,
+    OpenZFSSource,
+    Versions,
+    append,
+    load,
+    revise,
+)
 
 A = Digest("sha256:" + "a" * 64)
 B = Digest("sha256:" + "b" * 64)
@@ -270,6 +279,14 @@ entries = st.builds(
     zfs=st.none() | st.sampled_from(["0.8.2", "2.1.5", "2.2.0-rc1"]),
     desktop=st.lists(versions_of_desktop, max_size=2, unique=True).map(tuple),
     policy=st.none() | st.sampled_from(Policy),
+    aliases=st.lists(
+        st.from_regex(r"alias-[a-z]{3}", fullmatch=True).map(
+            Reference.parse("docker/other").with_tag
+        ),
+        max_size=2,
+        unique=True,
+    ).map(tuple),
+    deleted=st.booleans(),
 )
 lists_of_entries = st.lists(
     entries, max_size=6, unique_by=(lambda entry: entry.image, lambda entry: entry.slug)
@@ -333,6 +350,7 @@ FACTS = Entry(
     Reference.parse("linuxkit/alpine:1"),
     "2.1.5",
 )
+UNKNOWN = Entry(KERNEL)
 DIGEST_LINE = f"  digest: {A}\n"
 PLATFORMS_LINE = f"  platforms: {{linux/amd64: {A}, linux/arm64: {B}}}\n"
 LINES = f"{DIGEST_LINE}{PLATFORMS_LINE}  builder: linuxkit/alpine:1\n  zfs: 2.1.5\n"
@@ -371,22 +389,22 @@ IN_BRACES = f", digest: {A}, platforms: {{linux/amd64: {A}, linux/arm64: {B}}}"
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_fill_adds_what_is_missing_and_no_more(
+def test_what_is_missing_is_added_and_no_more(
     path: Path, before: str, after: str, newline: str
 ) -> None:
     path.write_bytes((HEAD + before).replace("\n", newline).encode())
     old = load(path)
-    new = fill(old, KERNEL, FACTS)
+    new = revise(old, UNKNOWN, FACTS)
     assert path.read_bytes().decode() == (HEAD + after).replace("\n", newline)
     assert new == load(path)
     assert new.kernels[0].resolved
     assert new.kernels[1:] == old.kernels[1:]
-    assert fill(new, KERNEL, FACTS) == new
+    assert revise(new, UNKNOWN, FACTS) == new
 
 
-def test_fill_finds_the_entry_of_a_moved_tag(path: Path) -> None:
+def test_facts_find_the_entry_of_a_moved_tag(path: Path) -> None:
     path.write_text(f"{HEAD}{BARE}\n  digest: {B}\n{BARE}\n{DIGEST_LINE}")
-    first, second = fill(load(path), KERNEL, FACTS).kernels
+    first, second = revise(load(path), Entry(KERNEL, A), FACTS).kernels
     assert (first.resolved, second.resolved) == (False, True)
 
 
@@ -395,7 +413,7 @@ def test_an_entry_that_somebody_took_away_is_not_put_back(path: Path) -> None:
     old = load(path)
     path.write_text(ONE)
     with pytest.raises(ConfigurationError, match="no longer there"):
-        fill(old, KERNEL, FACTS)
+        revise(old, UNKNOWN, FACTS)
     assert path.read_text() == ONE
 
 
@@ -406,7 +424,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
         path = Path(directory, "versions.yaml")
         path.write_text(TOP)
         versions = append(load(path), [known])
-        (filled,) = fill(versions, known.image, facts).kernels
+        (filled,) = revise(versions, Entry(known.image), facts).kernels
         assert filled == Entry(
             known.image,
             known.digest or facts.digest,
@@ -415,12 +433,30 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             known.zfs or facts.zfs,
             known.desktop or facts.desktop,
             policy=known.policy or facts.policy,
+            aliases=known.aliases or facts.aliases,
+            deleted=known.deleted or facts.deleted,
+        )
+        (revised,) = revise(load(path), filled, facts).kernels
+        assert revised == dataclasses.replace(
+            filled,
+            platforms=facts.platforms or filled.platforms,
+            builder=facts.builder or filled.builder,
+            zfs=facts.zfs or filled.zfs,
+            desktop=facts.desktop or filled.desktop,
+            policy=facts.policy or filled.policy,
+            aliases=facts.aliases or filled.aliases,
+            deleted=facts.deleted or filled.deleted,
         )
 
 
-# Replacing the ZFS version
+# A value in place of another
 
-NEWER = dataclasses.replace(FACTS, zfs="2.1.12")
+
+def newer(versions: Versions) -> Versions:
+    """ZFS 2.1.12 takes the place of 2.1.5."""
+    was = next(one for one in versions.kernels if one.image == KERNEL)
+    was = dataclasses.replace(was, zfs="2.1.5")
+    return revise(versions, was, dataclasses.replace(was, zfs="2.1.12"))
 
 
 @pytest.mark.parametrize(
@@ -442,7 +478,7 @@ def test_replacing_the_zfs_version_changes_nothing_else(
     before = (HEAD + entry).replace("\n", newline)
     path.write_bytes(before.encode())
     old = load(path)
-    new = replace_zfs(old, NEWER, "2.1.5")
+    new = newer(old)
     assert new == load(path)
     changed = [one for one, was in zip(new.kernels, old.kernels, strict=True) if one != was]
     assert [(one.image, one.zfs) for one in changed] == [(KERNEL, "2.1.12")]
@@ -450,18 +486,73 @@ def test_replacing_the_zfs_version_changes_nothing_else(
     assert len(after) == len(before) + 1
     place = next(n for n, (a, b) in enumerate(zip(after, before, strict=False)) if a != b)
     assert after[:place] + after[place + 2 :] == before[:place] + before[place + 1 :]
-    assert replace_zfs(new, NEWER, "2.1.5") == new
+    assert newer(new) == new
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_replacing_a_quoted_zfs_version(path: Path, quote: str) -> None:
     path.write_text(f"{HEAD}{BARE}\n  zfs: {quote}2.1.5{quote} # mine\n")
-    replace_zfs(load(path), NEWER, "2.1.5")
+    newer(load(path))
     assert path.read_text() == f"{HEAD}{BARE}\n  zfs: 2.1.12 # mine\n"
 
 
-@pytest.mark.parametrize("line", ["", "  zfs: 2.1.6\n", "  zfs: 2.1.12\n"])
+@pytest.mark.parametrize("line", ["  zfs: 2.1.6\n", "  zfs: 2.1.12\n"])
 def test_what_somebody_changed_meanwhile_is_not_replaced(path: Path, line: str) -> None:
     path.write_text(f"{HEAD}{BARE}\n{line}")
-    replace_zfs(load(path), NEWER, "2.1.5")
+    newer(load(path))
     assert path.read_text() == f"{HEAD}{BARE}\n{line}"
+
+
+def test_platforms_and_aliases_grow_in_place(path: Path) -> None:
+    """A block that somebody wrote becomes one line; comments around it stay."""
+    one = MappingProxyType({Platform("linux/amd64"): A})
+    two = MappingProxyType({Platform("linux/amd64"): A, Platform("linux/arm64"): B})
+    path.write_text(
+        f"{HEAD}{BARE} # mine\n  platforms:\n    linux/amd64: {A} # one\n  digest: {A}\n{NEXT}"
+    )
+    was = Entry(KERNEL, A, one)
+    alias = Reference.parse("linuxkit/kernel:5.4.39-arm64")
+    new = revise(load(path), was, Entry(KERNEL, A, two, aliases=(alias,)))
+    assert path.read_text() == (
+        f"{HEAD}{BARE} # mine\n  platforms:\n    {{linux/amd64: {A}, linux/arm64: {B}}} # one\n"
+        f"  digest: {A}\n  aliases: [{alias}]\n{NEXT}"
+    )
+    assert new.kernels[0].platforms == two
+    other = Reference.parse("linuxkit/kernel:other")
+    revise(new, new.kernels[0], dataclasses.replace(new.kernels[0], aliases=(alias, other)))
+    assert f"  aliases: [{alias}, {other}]\n" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("kernels", "says"),
+    [
+        (
+            "- image: a/k:1\n- image: a/k:2\n  aliases: [a/k:1]\n",
+            "docker.io/a/k:1 is already a tag of docker.io/a/k:1",
+        ),
+        (
+            "- image: a/k:1\n  aliases: [a/k:3]\n- image: a/k:2\n  aliases: [a/k:3]\n",
+            "docker.io/a/k:3 is already a tag of docker.io/a/k:1",
+        ),
+        (
+            f"- image: a/k:1\n  aliases: [a/k:2@{A}]\n",
+            "a kernel image needs its tag here",
+        ),
+        ("- image: a/k:1\n  deleted: maybe\n", "'maybe' is not true or false"),
+        (
+            "- image: a/k:1\n  aliases: [a/k:2]\n- image: a/k:2\n",
+            "docker.io/a/k:2 would be published under the name of docker.io/a/k:1",
+        ),
+    ],
+)
+def test_aliases_that_make_no_sense(path: Path, kernels: str, says: str) -> None:
+    path.write_text(HEAD + kernels)
+    with pytest.raises(ConfigurationError, match=re.escape(says)):
+        load(path)
+
+
+def test_a_tag_that_moved_on_from_an_alias_is_a_kernel_of_its_own(path: Path) -> None:
+    path.write_text(f"{HEAD}- image: a/k:1\n  aliases: [a/k:2]\n- image: a/k:2\n  digest: {A}\n")
+    first, second = load(path).kernels
+    assert first.image_tags == ("a-k-1", "a-k-2")
+    assert second.image_tags == (f"a-k-2-{A[7:19]}",)
