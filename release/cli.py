@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -14,10 +14,12 @@ from typing import NoReturn
 import click
 
 from release import __version__, versions
+from release.desktop import show, verdicts
 from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
+from release.poll import Polled
 from release.report import Outcome, Report, Status, table, write_json
-from release.sync import Step, World, run, settled
+from release.sync import News, Step, World, run, settled
 from release.versions import Entry
 
 _INTERRUPTED = 130
@@ -69,14 +71,16 @@ def sync(
     with _report() as report:
         world = _world(path)
         world.check_credentials()
-        polled, observed = world.look()
-        entries = polled.merge(world.versions.kernels)
-        chosen = _choose(entries, only) if only else None
-        targets, unread = world.plan(entries, observed, chosen=chosen, limit=limit)
-        failures = (*polled.failures, *unread)
+        news, observed = world.look()
+        entries = news.kernels.merge(world.versions.kernels)
+        desktop = world.desktops(entries, news)
+        chosen = _choose(entries, only, desktop) if only else None
+        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen, limit=limit)
+        failures = (*news.failures, *unread)
         if any(target.to_do for target in targets):
             world.preflight(Step.PUBLISH)
-        world.record(polled)
+        world.record(news)
+        _tell(report, news)
         _warn(report, world, targets)
         outcomes = run(world, targets, observed, Step.PUBLISH, jobs=jobs, report=report)
         for error in failures:
@@ -93,17 +97,21 @@ def poll_(path: Path, json_to: Path | None) -> int:
     """Look for new kernels and append them to the file; build nothing."""
     with _report() as report:
         world = _world(path)
-        polled = world.poll()
-        world.record(polled)
-        for error in polled.failures:
+        news = world.poll()
+        world.record(news)
+        _tell(report, news)
+        for error in news.failures:
             report.fail(error)
         report.requests(world.http.requests)
-    for entry in polled.new:
+    found = news.kernels.new
+    for entry in found:
         click.echo(f"new: {entry.image} {entry.digest}")
-    click.echo(f"{len(polled.new)} new kernels, {len(world.versions.kernels)} in {path}")
-    new = plan(polled.new, Observed(frozenset(), None), platforms=world.platforms)
+    for row in news.desktops.new:
+        click.echo(f"new: Docker Desktop {row.desktop} runs Linux {row.kernel} ({row.grade})")
+    click.echo(f"{len(found)} new kernels, {len(world.versions.kernels)} in {path}")
+    new = plan(found, Observed(frozenset(), None), platforms=world.platforms)
     write_json(_outlook(new, world), json_to)
-    return _exit_code((), polled.failures)
+    return _exit_code((), news.failures)
 
 
 @cli.command("plan")
@@ -115,15 +123,17 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
     """Print what sync would do and why; write nothing. Needs no Docker engine."""
     with _report() as report:
         world = _world(path)
-        polled, observed = world.look()
-        entries = polled.merge(world.versions.kernels)
-        chosen = _choose(entries, only) if only else None
-        targets, unread = world.plan(entries, observed, chosen=chosen, limit=limit)
-        failures = (*polled.failures, *unread)
+        news, observed = world.look(whole=True)
+        entries = news.kernels.merge(world.versions.kernels)
+        desktop = world.desktops(entries, news)
+        chosen = _choose(entries, only, desktop) if only else None
+        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen, limit=limit)
+        failures = (*news.failures, *unread)
         for error in failures:
             report.fail(error)
+        _tell(report, news)
         _warn(report, world)
-    new = {(entry.image, entry.digest) for entry in polled.new}
+    new = {(entry.image, entry.digest) for entry in news.kernels.new}
     rows = []
     for target in targets:
         action = "publish" if target.to_do else _left_out(target, "wait", "skip", "nothing")
@@ -131,10 +141,7 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
         platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
         rows.append((action, target.entry.image, platforms, why + target.reason))
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
-    if polled.left_out:
-        click.echo(f"{len(polled.left_out)} tags are not kernels to build for:")
-        for tag in polled.left_out:
-            click.echo(f"  {tag.repository}:{tag.image_tag}: {tag.reason}")
+    _show_left_out(news.kernels)
     write_json(_outlook(targets, world), json_to)
     return _exit_code((), failures)
 
@@ -157,12 +164,24 @@ _step_command(Step.PUBLISH, "Build and smoke-test what is not there yet, and pub
 @cli.command()
 @_versions_option
 @_json_option
-def status(path: Path, json_to: Path | None) -> int:
+@click.option(
+    "--all", "all_tags", is_flag=True, help="Also list upstream's tags that are left out."
+)
+@click.option("--desktop", "desktops", is_flag=True, help="Which Docker Desktop runs which kernel.")
+def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> int:
     """Print a table: kernel, Desktop versions, ZFS, platforms, state, reason."""
+    if desktops:
+        return _status_of_desktops(path)
     with _report() as report:
         world = _world(path)
-        observed = world.observe()
-        targets, unread = world.plan(world.versions.kernels, observed)
+        news = None
+        if all_tags:
+            news, observed = world.look(whole=True)
+        else:
+            observed = world.observe()
+        entries = world.versions.kernels
+        targets, unread = world.plan(entries, observed, desktop=world.desktops(entries))
+        unread += news.failures if news else ()
         for error in unread:
             report.fail(error)
         _warn(report, world)
@@ -171,7 +190,7 @@ def status(path: Path, json_to: Path | None) -> int:
         [
             (
                 target.entry.image,
-                " ".join(target.entry.desktop) or "-",
+                " ".join(target.desktop) or "-",
                 target.entry.zfs or target.choice or "-",
                 " ".join(sorted(target.entry.platforms)) or "-",
                 "to do" if target.to_do else _left_out(target, "waiting", "skipped", "published"),
@@ -180,8 +199,37 @@ def status(path: Path, json_to: Path | None) -> int:
             for target in targets
         ],
     )
+    if news:
+        _show_left_out(news.kernels)
     write_json(_outlook(targets, world), json_to)
     return _exit_code((), unread)
+
+
+def _status_of_desktops(path: Path) -> int:
+    with _report() as report:
+        world = _world(path)
+        notes = world.poll_notes()
+        for error in notes.failures:
+            report.fail(error)
+    entries = world.versions.kernels
+    known = replace(world.desktop_map, rows=(*world.desktop_map.rows, *notes.new))
+    names = {image: entry.image for entry in entries for image in entry.references}
+    judged = verdicts(known, entries, lambda image: names.get(image, image))
+    show(known, judged, notes.not_understood)
+    return _exit_code((), notes.failures)
+
+
+def _show_left_out(polled: Polled) -> None:
+    if polled.left_out:
+        click.echo(f"{len(polled.left_out)} tags are not kernels to build for:")
+        for tag in polled.left_out:
+            click.echo(f"  {tag.image_tag}: {tag.reason}")
+
+
+def _tell(report: Report, news: News) -> None:
+    """Tells of tags that moved and of other names of known kernels."""
+    for note in news.kernels.changes.notes:
+        report.say(f"note: {note}")
 
 
 def _left_out(target: Target, waiting: str, skipped: str, no: str) -> str:
@@ -224,12 +272,13 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
     with _report() as report:
         world = _world(path)
         entries = world.versions.kernels
-        chosen = None if refs == ("all",) else _choose(entries, refs)
+        desktop = world.desktops(entries)
+        chosen = None if refs == ("all",) else _choose(entries, refs, desktop)
         if step is Step.PUBLISH:
             world.check_credentials()
         # To build and to test leaves something on this machine, whatever is published already.
         observed = world.observe() if step is Step.PUBLISH else Observed(frozenset(), None)
-        targets, unread = world.plan(entries, observed, chosen=chosen)
+        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
         if step < Step.PUBLISH:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         if any(target.to_do for target in targets):
@@ -243,8 +292,13 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
     return _exit_code(outcomes, unread)
 
 
-def _choose(entries: Iterable[Entry], refs: Sequence[str]) -> frozenset[str]:
+def _choose(
+    entries: Iterable[Entry], refs: Sequence[str], desktop: Mapping[str, Sequence[str]]
+) -> frozenset[str]:
     """The slugs that references, slugs and ``desktop-X`` name.
+
+    Args:
+        desktop: by slug, Docker Desktop versions beside those that the entries name.
 
     Raises:
         ConfigurationError: one of them names nothing that is known.
@@ -256,7 +310,12 @@ def _choose(entries: Iterable[Entry], refs: Sequence[str]) -> frozenset[str]:
         found = {
             entry.slug
             for entry in entries
-            if names & {entry.slug, str(entry.image), *map(desktop_tag, entry.desktop)}
+            if names
+            & {
+                *entry.image_tags,
+                *map(str, entry.references),
+                *map(desktop_tag, (*entry.desktop, *desktop.get(entry.slug, ()))),
+            }
         }
         if not found:
             known = newest_first(entries)

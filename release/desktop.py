@@ -419,6 +419,20 @@ def verdicts(
     return tuple(judge.verdict(desktop, rows[desktop]) for desktop in sorted(rows, key=version_key))
 
 
+def publishable(desktop_map: DesktopMap, kernels: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
+    """By the slug of a kernel, the Docker Desktop versions that the evidence gives to it, without
+    those that ``versions.yaml`` has already.
+    """
+    names = {image: entry.image for entry in kernels for image in entry.references}
+    said = {version for entry in kernels for version in entry.desktop}
+    found: dict[str, tuple[str, ...]] = {}
+    for verdict in verdicts(desktop_map, kernels, lambda image: names.get(image, image)):
+        if verdict.entry and verdict.desktop not in said:
+            slug = verdict.entry.slug
+            found[slug] = (*found.get(slug, ()), verdict.desktop)
+    return found
+
+
 @dataclass(frozen=True)
 class _Judge:
     path: Path

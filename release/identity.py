@@ -50,44 +50,39 @@ def identify(listed: Iterable[tuple[Reference, ListedTag]], recorded: Sequence[E
     Args:
         listed: each image tag with its repository; those without a digest are passed over.
     """
-    known = _Known(recorded)
+    listed = tuple(listed)
+    known = _Known(recorded, tuple(dict.fromkeys(repository for repository, _ in listed)))
     left_out = []
-    # An index comes before the manifests in it, and a name of a Desktop version after the kernels.
-    for repository, tag in sorted(listed, key=_order):
+    for repository, tag in sorted(listed, key=_rank):
         if reason := known.take(repository, tag):
             left_out.append(LeftOut(repository, tag.image_tag, reason))
+    revised = [(was, now) for was, now in zip(recorded, known.entries, strict=False) if was != now]
+    # What a kernel loses, another one gets, and at no time both have it.
+    revised.sort(key=lambda both: len(both[1].aliases) - len(both[0].aliases))
     return Changes(
         new=known.new,
-        revised=tuple(
-            (was, now) for was, now in zip(recorded, known.entries, strict=False) if was != now
-        ),
+        revised=tuple(revised),
         left_out=tuple(left_out),
         notes=tuple(known.notes),
     )
 
 
-def _order(item: tuple[Reference, ListedTag]) -> tuple[object, ...]:
-    repository, tag = item
-    about = ImageTag.parse(tag.image_tag)
-    return (
-        bool(about.desktop),
-        bool(about.architecture),
-        tag.pushed or _NEVER,
-        about.order,
-        tag.image_tag,
-        str(repository),
-    )
+def _rank(item: tuple[Reference, ListedTag]) -> tuple[bool, bool]:
+    """An index comes before the manifests in it, a name of a Desktop version after the kernels."""
+    about = ImageTag.parse(item[1].image_tag)
+    return bool(about.desktop), bool(about.architecture)
 
 
 class _Known:
     """What is known while the tags of a poll are gone through, one after the other."""
 
-    def __init__(self, recorded: Sequence[Entry]) -> None:
+    def __init__(self, recorded: Sequence[Entry], repositories: Sequence[Reference]) -> None:
         self.entries: list[Entry] = []
         self.notes: list[str] = []
         self._recorded = len(recorded)
+        self._repositories = repositories
         self._pushed: list[datetime] = []
-        self._by_digest: dict[Digest, int] = {}
+        self._by_digest: dict[tuple[Reference, Digest], int] = {}
         self._by_name: dict[Reference, list[int]] = {}
         self._by_sources: dict[tuple[Reference, str], int] = {}
         for entry in recorded:
@@ -98,7 +93,7 @@ class _Known:
         self.entries[place : place + 1] = [entry]
         for digest in (entry.digest, *entry.platforms.values()):
             if digest:
-                self._by_digest.setdefault(digest, place)
+                self._by_digest.setdefault((entry.image.name, digest), place)
         for image in entry.references:
             places = self._by_name.setdefault(image, [])
             if place not in places:
@@ -108,13 +103,15 @@ class _Known:
 
     @property
     def new(self) -> tuple[Entry, ...]:
+        """Source by source, each in the order of pushes, then of versions."""
+
+        def order(one: tuple[datetime, Entry]) -> tuple[object, ...]:
+            pushed, entry = one
+            version = ImageTag.parse(entry.image.tag or "").order
+            return self._repositories.index(entry.image.name), pushed, version
+
         found = zip(self._pushed, self.entries[self._recorded :], strict=True)
-        return tuple(
-            entry
-            for _, entry in sorted(
-                found, key=lambda one: (one[0], ImageTag.parse(one[1].image.tag or "").order)
-            )
-        )
+        return tuple(entry for _, entry in sorted(found, key=order))
 
     def take(self, repository: Reference, tag: ListedTag) -> str:
         """Finds out what a tag is. Returns why nothing is built for it, or nothing."""
@@ -125,7 +122,7 @@ class _Known:
             return ""
         image = repository.with_tag(tag.image_tag)
         places = self._by_name.get(image, ())
-        if (place := self._by_digest.get(tag.digest)) is not None:
+        if (place := self._by_digest.get((repository, tag.digest))) is not None:
             self._name(place, image, tag)
         elif about.desktop:
             return f"{about.reason}, and its digest is no known kernel's"

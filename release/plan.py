@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -62,6 +62,7 @@ class Target:
         left_out: why this kernel is not built at all, or empty.
         elsewhere: the platforms that this machine does not build for.
         choice: which ZFS version it is to have, as far as that was looked at.
+        desktop: the Docker Desktop versions that are known to run it.
     """
 
     entry: Entry
@@ -70,6 +71,7 @@ class Target:
     left_out: str = ""
     elsewhere: tuple[Platform, ...] = ()
     choice: Choice | None = None
+    desktop: tuple[str, ...] = ()
 
     @property
     def zfs(self) -> str | None:
@@ -122,6 +124,7 @@ def plan(
     limit: int | None = None,
     policy: Policy = Policy.PIN,
     choices: Mapping[str, Choice] = MappingProxyType({}),
+    desktop: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Target]:
     """One target for each entry, newest kernels first.
 
@@ -131,11 +134,13 @@ def plan(
         limit: how many kernels to work on at most.
         policy: why an entry's ZFS version may be replaced.
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
+        desktop: by slug, Docker Desktop versions beside those that the entries name.
     """
     targets = []
     started = 0
     for entry in newest_first(entries):
-        target = _target(entry, observed, platforms, choices.get(entry.slug), policy)
+        versions = (*entry.desktop, *desktop.get(entry.slug, ()))
+        target = _target(entry, observed, platforms, choices.get(entry.slug), policy, versions)
         if target.to_do:
             if chosen is not None and entry.slug not in chosen:
                 target = _leave_out(target, "not chosen in this run (--only)")
@@ -175,6 +180,7 @@ def _target(
     platforms: frozenset[Platform],
     choice: Choice | None,
     policy: Policy,
+    desktop: tuple[str, ...],
 ) -> Target:
     here = tuple(sorted(platform for platform in entry.platforms if platform in platforms))
     elsewhere = tuple(sorted(set(entry.platforms) - platforms))
@@ -188,11 +194,8 @@ def _target(
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
     elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
         missing.append("release")
-    missing += [
-        desktop_tag(version)
-        for version in entry.desktop
-        if desktop_tag(version) not in observed.image_tags
-    ]
+    names = (*entry.image_tags[1:], *map(desktop_tag, desktop))
+    missing += [name for name in names if name not in observed.image_tags]
     if not entry.resolved:
         missing.append("record")
     why = ""
@@ -200,7 +203,7 @@ def _target(
         why = f"upstream has it for {', '.join(elsewhere)} only, which this machine cannot boot"
     elif choice and not isinstance(choice, Chosen) and not entry.zfs:
         why = choice.reason
-    return Target(entry, here, tuple(missing), why, elsewhere, choice)
+    return Target(entry, here, tuple(missing), why, elsewhere, choice, desktop)
 
 
 def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed) -> bool:

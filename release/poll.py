@@ -138,15 +138,16 @@ class _Reader:
         """
         repository = self.source.repository
         found: dict[str, ListedTag] = {}
-        page = 1
+        page, total = 1, 0
         while True:
             self.budget.check(repository)
             try:
                 answer = hub.page(repository, page)
             except PagingRefusedError as refused:
-                return self._completed(found, refused)
+                return self._completed(found, total, refused)
             before = len(found)
             found.update((tag.image_tag, tag) for tag in answer.tags)
+            total = answer.total
             if not answer.more:
                 if len(found) < answer.total:
                     raise _half(repository, len(found), answer.total)
@@ -155,13 +156,7 @@ class _Reader:
             if len(answer.tags) < hub.page_size or len(found) == before:
                 raise _half(repository, len(found), answer.total)
             if not self.whole and all(map(self._is_known, answer.tags)):
-                if answer.total < len(self._names):
-                    raise UpstreamError(
-                        f"lists {answer.total} tags, but {len(self._names)} are recorded",
-                        on=str(repository),
-                        hint="a list that shrank changes nothing here; run again later",
-                    )
-                return self._completed(found, None)
+                return self._completed(found, total)
             page += 1
 
     def registry_list(self) -> _Read:
@@ -178,15 +173,24 @@ class _Reader:
         return self._with_digests(ListedTag(name) for name in sorted(names))
 
     def _completed(
-        self, found: Mapping[str, ListedTag], refused: PagingRefusedError | None
+        self,
+        found: Mapping[str, ListedTag],
+        total: int,
+        refused: PagingRefusedError | None = None,
     ) -> _Read:
         """What Docker Hub listed, and from the registry's own list the names that it did not."""
         self.budget.check(self.source.repository)
         names = self.registry.tags(self.source.repository)
+        if refused and len({*names, *found}) < total:
+            raise refused
         if names:
             self._check_names({*names, *found})
-        elif refused:
-            raise refused
+        elif total < len(self._names):
+            raise UpstreamError(
+                f"lists {total} tags, but {len(self._names)} are recorded",
+                on=str(self.source.repository),
+                hint="a list that shrank changes nothing here; run again later",
+            )
         others = (ListedTag(name) for name in sorted(names - found.keys()))
         return self._with_digests((*found.values(), *others))
 
@@ -238,7 +242,9 @@ class _Reader:
         """
         if gone := sorted(self._names - set(listed)):
             raise UpstreamError(
-                f"lists {len(listed)} tags, and no longer {len(gone)} of those that are recorded",
+                f"lists {len(listed)} tags, but {len(self._names)} are recorded"
+                if len(listed) < len(self._names)
+                else "no longer lists what is recorded",
                 on=str(self.source.repository),
                 detail="\n".join(gone[:20] + [f"and {len(gone) - 20} more"] * (len(gone) > 20)),
                 hint="a list that shrank changes nothing here; run again later. If upstream has "

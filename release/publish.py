@@ -14,7 +14,7 @@ from release.errors import NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, file_digest
 from release.layout import Layout
-from release.plan import SUMS, asset_name, desktop_tag, git_tag
+from release.plan import SUMS, asset_name, git_tag
 from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import OCI_INDEX, Document, Registry
 from release.resolve import Kernel
@@ -93,12 +93,12 @@ def _index(manifests: Mapping[Platform, Document]) -> Document:
     return Document(bytes_digest(raw), OCI_INDEX, raw)
 
 
-def move_desktop_tags(
-    registry: Registry, image: Reference, entry: Entry, document: Document
+def tag(
+    registry: Registry, image: Reference, image_tags: Iterable[str], document: Document
 ) -> None:
-    """Points ``desktop-X`` to what the kernel's slug points to."""
-    for version in entry.desktop:
-        registry.put(image.with_tag(desktop_tag(version)), document)
+    """Points more tags to what the kernel's slug points to."""
+    for image_tag in image_tags:
+        registry.put(image.with_tag(image_tag), document)
 
 
 def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) -> Layout:

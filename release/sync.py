@@ -20,9 +20,10 @@ from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
-from release import child, publish, versions
+from release import child, desktop, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
+from release.desktop import PolledNotes
 from release.errors import (
     NotFoundError,
     NotYetError,
@@ -35,7 +36,16 @@ from release.errors import (
 from release.github import API, GitHub
 from release.http import Http
 from release.openzfs import OpenZFS
-from release.plan import Observed, Target, asset_name, git_tag, not_here, open_questions, plan
+from release.plan import (
+    Observed,
+    Target,
+    asset_name,
+    desktop_tag,
+    git_tag,
+    not_here,
+    open_questions,
+    plan,
+)
 from release.poll import Polled, poll
 from release.reference import Platform, Reference, architecture
 from release.registry import Document, Registry
@@ -68,6 +78,18 @@ def native_platform() -> Platform:
     return Platform(f"linux/{_MACHINES.get(os.uname().machine, os.uname().machine)}")
 
 
+@dataclass(frozen=True)
+class News:
+    """What upstream says beyond what is recorded: kernels, and which Desktop runs which."""
+
+    kernels: Polled
+    desktops: PolledNotes
+
+    @property
+    def failures(self) -> tuple[ReleaseError, ...]:
+        return (*self.kernels.failures, *self.desktops.failures)
+
+
 class World:
     """The outside worlds, each reached through one client, and how this run was set up.
 
@@ -79,6 +101,7 @@ class World:
         self, versions: Versions, environment: Mapping[str, str], cache: Path = Path("cache")
     ) -> None:
         self.versions = versions
+        self.desktop_map = desktop.load(versions.path.with_name("desktop.yaml"))
         self.environment = environment
         self.cache = cache
         self.http = Http()
@@ -129,8 +152,20 @@ class World:
     def platforms(self) -> frozenset[Platform]:
         return frozenset({native_platform()})
 
-    def poll(self) -> Polled:
-        return poll(self.versions, self.http, self.registry, self.environment)
+    def poll(self, *, whole: bool = False) -> News:
+        """Asks the sources, and side by side with them Docker's release notes.
+
+        Args:
+            whole: read every list of tags to its end.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            notes = pool.submit(self.poll_notes)
+            polled = poll(self.versions, self.http, self.registry, self.environment, whole=whole)
+            return News(polled, notes.result())
+
+    def poll_notes(self) -> PolledNotes:
+        """Asks Docker's release notes alone."""
+        return desktop.poll_notes(self.versions.release_notes, self.http, self.desktop_map)
 
     def observe(self) -> Observed:
         """Looks at what is published: one list of tags, and one of releases."""
@@ -138,17 +173,28 @@ class World:
         releases = tuple(self.github.releases()) if self.github else None
         return Observed(tags, releases)
 
-    def look(self) -> tuple[Polled, Observed]:
+    def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
-        with ThreadPoolExecutor(2) as pool:
-            polled, observed = pool.submit(self.poll), pool.submit(self.observe)
-            return polled.result(), observed.result()
+        with ThreadPoolExecutor(1) as pool:
+            observed = pool.submit(self.observe)
+            news = self.poll(whole=whole)
+            return news, observed.result()
+
+    def desktops(
+        self, entries: Sequence[Entry], news: News | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """By slug, the Docker Desktop versions that run a kernel, as the evidence says."""
+        known = self.desktop_map
+        if news:
+            known = replace(known, rows=(*known.rows, *news.desktops.new))
+        return desktop.publishable(known, entries)
 
     def plan(
         self,
         entries: Sequence[Entry],
         observed: Observed,
         *,
+        desktop: Mapping[str, Sequence[str]],
         chosen: frozenset[str] | None = None,
         limit: int | None = None,
     ) -> tuple[list[Target], list[ReleaseError]]:
@@ -158,7 +204,7 @@ class World:
             The targets, and why ZFS versions could not be looked up.
         """
         policy = self.versions.openzfs.policy
-        draft = plan(entries, observed, platforms=self.platforms, chosen=chosen)
+        draft = plan(entries, observed, platforms=self.platforms, chosen=chosen, desktop=desktop)
         choices: dict[str, Choice] = {}
         failures: dict[str, ReleaseError] = {}
         for entry in open_questions(draft, policy):
@@ -177,14 +223,17 @@ class World:
             limit=limit,
             policy=policy,
             choices=choices,
+            desktop=desktop,
         )
         return targets, list(failures.values())
 
-    def record(self, polled: Polled) -> None:
+    def record(self, news: News) -> None:
         """Writes down what a poll found."""
-        for was, now in polled.changes.revised:
+        for was, now in news.kernels.changes.revised:
             self.versions = versions.revise(self.versions, was, now)
-        self.versions = versions.append(self.versions, polled.new)
+        self.versions = versions.append(self.versions, news.kernels.new)
+        if news.desktops.new:
+            self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
 
     def check_credentials(self) -> None:
         """Raises:
@@ -271,7 +320,7 @@ class Work:
     def _run(self, target: Target, started: float) -> list[Outcome]:
         world, image = self.world, self.world.versions.image
         self.report.step(target.entry.slug, "resolve")
-        entry = find_digests(world.registry, target.entry)
+        entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
         if entry.zfs:
             entry = replace(entry, zfs=target.zfs)
         kernel = read_kernel(world.registry, entry)
@@ -426,7 +475,8 @@ class Work:
             publish.compress(tar, asset)
             assets.append(asset)
         publish.publish_release(world.github, entry, kernel, image, built, assets, directory)
-        publish.move_desktop_tags(world.registry, image, entry, document)
+        names = (*entry.image_tags[1:], *map(desktop_tag, entry.desktop))
+        publish.tag(world.registry, image, names, document)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
         return git_tag(entry.slug, entry.zfs)

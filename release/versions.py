@@ -30,7 +30,7 @@ DOCKER_HUB_URL = "https://hub.docker.com"
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _BEGIN = "image: docker.io/NAME/install-zfs"
-_DESKTOP_VERSION = re.compile(r"\d+\.\d+\.\d+(?:\.\d+)?")
+_DESKTOP_VERSION = re.compile(r"\d+\.\d+\.\d+(?:\.\d+)?(?:-[a-z0-9.]+)?")
 
 
 @dataclass(frozen=True)
@@ -390,6 +390,8 @@ def revise(versions: Versions, was: Entry, now: Entry) -> Versions:
     changed: list[tuple[int, int, str]] = []
     for name in _KEYS:
         wanted, there = _value(now, name), _value(entry, name)
+        if name == "aliases" and was.aliases and not now.aliases:
+            wanted = "[]"
         if not wanted or wanted == there:
             continue
         if name not in values:

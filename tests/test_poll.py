@@ -15,7 +15,7 @@ from release.poll import Polled, poll
 from release.reference import Digest, Platform, Reference
 from release.registry import Registry
 from release.versions import Entry, Versions, append, load, revise
-from tests.lab.hub import Hub, Repository
+from tests.lab.hub import Hub, Image, Repository
 from tests.lab.server import Response, Truncate, html_page, retry_after
 from tests.lab.small_registry import SmallRegistry
 
@@ -130,13 +130,14 @@ def test_what_is_no_kernel_of_its_own_does_not_keep_a_poll_going(upstream: Upstr
     upstream.record()
     for number in range(120, 150):
         upstream.push(f"5.4.{number}-amd64", 5000 + number)
-        upstream.push(f"5.4.{number}-arm64", 6000 + number)
+        upstream.push(f"5.4.{number}-dbg", 6000 + number)
         upstream.push(f"5.4.{number}-{'a' * 40}", number, days=7000)
         upstream.push(f"5.4.{number}-builder", 8000 + number)
     upstream.hub.requests.clear()
     polled = upstream.record()
     assert polled.new == ()
-    assert len(polled.left_out) == 100
+    assert len(polled.changes.revised) == 30, "second tags of known kernels"
+    assert len(polled.left_out) == 70
     assert upstream.hub.count() == 1
 
 
@@ -145,14 +146,78 @@ def test_tags_that_are_left_out_have_a_reason(upstream: Upstream) -> None:
     upstream.push("5.4.39-amd64", 2)
     upstream.push(f"5.4.38-{'a' * 40}-amd64", 3)
     upstream.push("5.4.39-builder", 4)
-    upstream.push(f"5.4.39-{'b' * 40}", 1, days=0)
+    upstream.push("a page's <b>\n| tag", 5)
+    upstream.push("desktop-3.3.1", 6)
     polled = upstream.poll()
     assert tags(polled.new) == ["5.4.39", f"5.4.38-{'a' * 40}-amd64"]
     assert {tag.image_tag: tag.reason for tag in polled.left_out} == {
         "5.4.39-amd64": "is one architecture of 5.4.39",
         "5.4.39-builder": "is the compiler's image, not a kernel",
-        f"5.4.39-{'b' * 40}": "is a second tag of a kernel",
+        "a page's <b>\n| tag": "is not a kernel version",
+        "desktop-3.3.1": "names a Docker Desktop version, not a kernel version, and its digest is "
+        "no known kernel's",
     }
+
+
+# Other names of a kernel
+
+
+def test_a_second_tag_on_a_known_digest_is_an_alias(upstream: Upstream) -> None:
+    upstream.push("5.4.39", 1)
+    upstream.record()
+    before = upstream.path.read_text()
+    upstream.push(f"5.4.39-{'b' * 40}", 1, days=2)
+    upstream.push("desktop-3.3.1", 1, days=3)
+    images = [("linux", "amd64", None, digest(10_001), 1)]
+    upstream.listed.push("5.4.39-amd64", digest(10_001), images, DAY)
+    polled = upstream.record()
+    assert polled.new == ()
+    (entry,) = upstream.versions.kernels
+    assert {alias.tag for alias in entry.aliases} == {
+        f"5.4.39-{'b' * 40}",
+        "5.4.39-amd64",
+        "desktop-3.3.1",
+    }
+    assert upstream.path.read_text().startswith(before)
+    assert len(polled.changes.notes) == 3
+    assert upstream.record().changes.revised == ()
+    assert "linuxkit-kernel-desktop-3.3.1" in entry.image_tags
+
+
+def test_an_alias_that_moves_on_takes_its_name_along(upstream: Upstream) -> None:
+    upstream.push("5.4.39", 1)
+    upstream.push("5.4.40", 2)
+    upstream.push("desktop-3.3.1", 1, days=3)
+    upstream.record()
+    upstream.push("desktop-3.3.1", 2, days=4)
+    upstream.record()
+    one, two = upstream.versions.kernels
+    assert [alias.tag for alias in two.aliases] == ["desktop-3.3.1"]
+    assert one.aliases == ()
+
+
+def test_images_of_single_architectures_join_into_one_kernel(upstream: Upstream) -> None:
+    name = f"4.19.76-{'c' * 40}"
+    for number, architecture in enumerate(("amd64", "arm64")):
+        images = [("linux", architecture, None, digest(number + 1), 1)]
+        upstream.listed.push(f"{name}-{architecture}", digest(number + 1), images, DAY)
+        upstream.record()
+    (entry,) = upstream.versions.kernels
+    assert entry.platforms == {AMD64: digest(1), Platform("linux/arm64"): digest(2)}
+    assert [image.tag for image in entry.references] == [f"{name}-amd64", f"{name}-arm64"]
+
+
+def test_an_index_that_was_published_by_halves_is_one_kernel(upstream: Upstream) -> None:
+    images: list[Image] = [("linux", "amd64", None, digest(10_001), 1)]
+    upstream.listed.push("5.4.39", digest(1), images, DAY)
+    upstream.record()
+    images.append(("linux", "arm64", "v8", digest(10_002), 1))
+    upstream.listed.push("5.4.39", digest(2), images, DAY + timedelta(days=1))
+    polled = upstream.record()
+    assert polled.new == ()
+    (entry,) = upstream.versions.kernels
+    assert entry.digest == digest(2)
+    assert set(entry.platforms) == {AMD64, Platform("linux/arm64")}
 
 
 def test_a_moved_tag_is_a_new_kernel_and_the_old_one_stays(upstream: Upstream) -> None:
@@ -296,20 +361,109 @@ def test_a_source_that_is_not_read_completely_fails_alone(
     assert says in str(error)
 
 
-def test_paging_that_is_refused_half_way_takes_nothing(upstream: Upstream) -> None:
+def many(upstream: Upstream, count: int) -> None:
+    """Kernels that both Docker Hub and the registry list."""
+    for number in range(count):
+        found = upstream.registry.put(LISTED, f"5.4.{number}", {"number": number})
+        when = DAY + timedelta(hours=number)
+        upstream.listed.push(f"5.4.{number}", found, [("linux", "amd64", None, found, 1)], when)
+
+
+def test_behind_the_offset_the_registry_s_own_list_goes_on(upstream: Upstream) -> None:
+    upstream.hub.anonymous_offset = 500
+    many(upstream, 602)
+    polled = upstream.record()
+    assert len(polled.new) == 602
+    assert upstream.hub.count() == 6
+    assert upstream.registry.count("tags/list") == 1
+    assert upstream.registry.count("^HEAD") == upstream.registry.count() - 1 == 102
+    assert len({entry.digest for entry in upstream.versions.kernels}) == 602
+    for server in (upstream.hub, upstream.registry):
+        server.requests.clear()
+    assert upstream.record().new == ()
+    assert upstream.hub.count() == upstream.registry.count() == 1
+
+
+def test_signed_in_it_pages_to_the_end(upstream: Upstream) -> None:
+    upstream.hub.anonymous_offset = 100
+    many(upstream, 250)
+    login = {"DOCKERHUB_USERNAME": "me", "DOCKERHUB_TOKEN": "secret"}
+    assert len(upstream.poll(login).new) == 250
+    assert upstream.hub.count() == 3 + 2, "one refusal, one sign-in"
+    assert upstream.registry.count() == 0
+    (error,) = upstream.poll({**login, "DOCKERHUB_TOKEN": "wrong"}).failures
+    assert "answered 401" in error.what
+
+
+def test_paging_that_is_refused_where_nobody_knows_the_rest_takes_nothing(
+    upstream: Upstream,
+) -> None:
     upstream.hub.anonymous_offset = 100
     for number in range(150):
         upstream.push(f"5.4.{number}", number)
+    upstream.registry.put(LISTED, "5.4.0", {})
     polled = upstream.poll()
     assert polled.new == ()
     (error,) = polled.failures
     assert "answered 403" in error.what
     assert "sign in to page further" in error.detail
-    # Signed in, it goes on to the end.
-    login = {"DOCKERHUB_USERNAME": "me", "DOCKERHUB_TOKEN": "secret"}
-    assert len(upstream.poll(login).new) == 150
-    (error,) = upstream.poll({**login, "DOCKERHUB_TOKEN": "wrong"}).failures
-    assert "answered 401" in error.what
+    assert "DOCKERHUB_TOKEN" in error.hint
+
+
+def test_a_tag_that_vanishes_from_a_long_list_is_named_and_comes_back(upstream: Upstream) -> None:
+    many(upstream, 250)
+    upstream.record()
+    content = upstream.path.read_bytes()
+    held = upstream.listed.tags.pop("5.4.7"), upstream.registry.manifests[LISTED].pop("5.4.7")
+    (error,) = upstream.poll().failures
+    assert error.exit_code == 3
+    assert "5.4.7" in error.detail
+    assert "deleted: true" in error.hint
+    assert upstream.path.read_bytes() == content
+    upstream.path.write_text(content.decode().replace("5.4.7\n", "5.4.7\n    deleted: true\n", 1))
+    assert upstream.poll().failures == ()
+    upstream.path.write_bytes(content)
+    upstream.listed.tags["5.4.7"], upstream.registry.manifests[LISTED]["5.4.7"] = held
+    assert upstream.record().new == ()
+
+
+def test_what_an_earlier_poll_missed_is_found_behind_known_pages(upstream: Upstream) -> None:
+    many(upstream, 250)
+    held = upstream.listed.tags.pop("5.4.7"), upstream.registry.manifests[LISTED].pop("5.4.7")
+    upstream.record()
+    upstream.listed.tags["5.4.7"], upstream.registry.manifests[LISTED]["5.4.7"] = held
+    upstream.hub.requests.clear()
+    assert tags(upstream.record().new) == ["5.4.7"]
+    assert upstream.hub.count() == 1
+
+
+def test_the_budget_of_requests_is_kept_and_the_next_run_goes_on(upstream: Upstream) -> None:
+    upstream.hub.anonymous_offset = 100
+    many(upstream, 140)
+    budget = upstream.path.read_text().replace("sources:", "request_budget: 23\nsources:")
+    upstream.path.write_text(budget)
+    polled = upstream.poll()
+    assert upstream.hub.count() + upstream.registry.count() <= 23 + 8, "looks under way are ended"
+    (error,) = polled.failures
+    assert "the budget of 23 requests is used up" in str(error)
+    assert error.exit_code == 3
+    for _ in range(10):
+        append(upstream.versions, polled.new)
+        if not polled.failures:
+            break
+        polled = upstream.poll()
+    assert len(upstream.versions.kernels) == 140
+
+
+def test_one_tag_that_cannot_be_looked_at_keeps_no_other_back(upstream: Upstream) -> None:
+    upstream.write(MIRRORED)
+    for tag in ("5.4.1", "5.4.2", "5.4.3"):
+        upstream.mirror(tag)
+    upstream.registry.fail("manifests/5.4.2", Response(404), times=None)
+    polled = upstream.poll()
+    assert tags(polled.new) == ["5.4.1", "5.4.3"]
+    (error,) = polled.failures
+    assert "its registry does not have it" in str(error)
 
 
 def test_the_same_page_again_and_again_is_not_paged_through_for_ever(upstream: Upstream) -> None:

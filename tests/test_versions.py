@@ -444,7 +444,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             zfs=facts.zfs or filled.zfs,
             desktop=facts.desktop or filled.desktop,
             policy=facts.policy or filled.policy,
-            aliases=facts.aliases or filled.aliases,
+            aliases=facts.aliases,
             deleted=facts.deleted or filled.deleted,
         )
 
