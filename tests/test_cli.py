@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from release.sync import native_platform
+from tests.lab.docs import Docs
 from tests.lab.github import GitHub, Repository
 from tests.lab.hub import Hub
 from tests.lab.server import (
@@ -275,6 +276,116 @@ def test_plan_tells_of_a_source_that_fails(desk: Desk) -> None:
     assert run.exit_code == 3
     assert "not JSON" in run.stderr
     assert "mirror/kernel:5.10.1" in run.stdout
+
+
+# Which Desktop runs which kernel
+
+HASH = "0123456789abcdef0123456789abcdef01234567"
+HUB = "https://hub.docker.com/layers/docker/for-desktop-kernel"
+NOTES = f"""\
+# Docker Desktop release notes
+
+## 4.31.0
+2024-06-06
+
+- Linux kernel `v6.6.31`
+- Linux kernel 6.7 or later
+
+## 4.13.0
+2022-10-19
+
+- [Linux kernel 5.15.49]({HUB}/5.15.49-{HASH}/images/sha256-0?context=repo)
+
+## 3.3.0
+2021-04-08
+
+- [Linux kernel 5.10.25]({HUB}/5.15.49-{HASH}/images/sha256-0?context=repo)
+"""
+
+
+@pytest.fixture
+def noted(desk: Desk) -> Iterator[tuple[Desk, Docs]]:
+    """A desk with one kernel of a Docker Desktop, known by hand, and the release notes."""
+    with Docs() as docs:
+        docs.pages["/notes.md"] = NOTES
+        top = desk.head.replace(
+            "kernels:\n", f"desktop:\n  release_notes: [{docs.url}/notes.md]\nkernels:\n"
+        )
+        desk.path.write_text(
+            f"{top}{desk.entry}- image: docker/for-desktop-kernel:5.15.49-{HASH}\n"
+        )
+        yield desk, docs
+
+
+def test_a_desktop_version_is_published_for_what_the_notes_link(noted: tuple[Desk, Docs]) -> None:
+    desk, _ = noted
+    plan = desk.run("plan")
+    (line,) = [line for line in plan.stdout.splitlines() if "for-desktop-kernel" in line]
+    assert "desktop-4.13.0" in line
+    assert "3.3.0" not in plan.stdout, "the notes contradict themselves"
+    assert desk.left_behind == ["versions.yaml"]
+
+    poll = desk.run("poll")
+    assert "new: Docker Desktop 4.13.0 runs Linux 5.15.49 (linked)" in poll.stdout
+    written = desk.path.with_name("desktop.yaml").read_bytes()
+    assert desk.run("poll").exit_code == poll.exit_code == 0
+    assert desk.path.with_name("desktop.yaml").read_bytes() == written
+
+    chosen = desk.run("plan", "--only", "desktop-4.13.0")
+    assert chosen.exit_code == 0
+    assert "not chosen in this run" in chosen.stdout
+    assert desk.run("plan", "--only", "desktop-3.3.0").exit_code == 2
+
+
+def test_status_of_desktops(noted: tuple[Desk, Docs]) -> None:
+    desk, _ = noted
+    run = desk.run("status", "--desktop")
+    assert run.exit_code == 0
+    table, sentences = run.stdout.split("\nSentences of the release notes")
+    rows = {line.split()[0]: line for line in table.splitlines()[1:]}
+    assert "publishable" in rows["4.13.0"]
+    assert "contradictory" in rows["3.3.0"]
+    assert "decided: IMAGE" in rows["3.3.0"]
+    assert "no-headers" in rows["4.31.0"]
+    assert "python -m release capture" in run.stdout
+    assert "Linux kernel 6.7 or later" in sentences
+    assert desk.left_behind == ["versions.yaml"]
+
+
+@pytest.mark.parametrize("command", [["poll"], ["plan"], ["status", "--desktop"]])
+def test_an_error_page_in_place_of_the_notes_changes_nothing(
+    noted: tuple[Desk, Docs], command: list[str]
+) -> None:
+    desk, docs = noted
+    desk.run("poll")
+    before = desk.path.with_name("desktop.yaml").read_bytes()
+    docs.fail("notes.md", html_page(), times=None)
+    run = desk.run(*command)
+    assert run.exit_code == 3
+    assert "notes.md" in run.stderr
+    assert desk.path.with_name("desktop.yaml").read_bytes() == before
+
+
+def test_status_lists_what_is_left_out_when_asked(desk: Desk) -> None:
+    desk.complete()
+    desk.hub.repository("linuxkit", "kernel").push("5.4.39-builder", None)
+    assert "5.4.39-builder" not in desk.run("status").stdout
+    run = desk.run("status", "--all")
+    assert run.exit_code == 0
+    last = run.stdout.splitlines()[-1]
+    assert last == "  5.4.39-builder: is the compiler's image, not a kernel"
+
+
+def test_a_second_tag_is_told_recorded_and_to_be_published(desk: Desk) -> None:
+    desk.complete()
+    desk.hub.repository("linuxkit", "kernel").push("5.4.39-amd64", desk.digest)
+    run = desk.run("plan")
+    assert "note: " in run.stderr
+    assert "is another tag of" in run.stderr
+    (line,) = [line for line in run.stdout.splitlines() if "/linuxkit/kernel:5.4.39 " in line]
+    assert f"missing: {SLUG}-amd64" in line
+    assert desk.run("poll").exit_code == 0
+    assert f"aliases: [{desk.registry.host}/linuxkit/kernel:5.4.39-amd64]" in desk.path.read_text()
 
 
 def test_status(desk: Desk) -> None:

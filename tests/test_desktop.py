@@ -30,7 +30,8 @@ from release.http import Http
 from release.notes import HOSTS, Host, NotUnderstood
 from release.reference import DOCKER_HUB, Digest, Reference
 from release.versions import Entry
-from tests.lab.server import Fault, LabServer, Request, Response, html_page
+from tests.lab.docs import Docs
+from tests.lab.server import Fault, Response, html_page
 
 GOLDEN = Path(__file__).parent / "golden" / "desktop"
 ROOT = Path(__file__).parent.parent
@@ -394,19 +395,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 # Docker's release notes
 
 
-class Docs(LabServer):
-    """Pages of release notes by their paths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pages: dict[str, str] = {}
-
-    def respond(self, request: Request) -> Response:
-        page = self.pages.get(request.path)
-        return Response(404) if page is None else Response(200, {}, page.encode())
-
-    def poll(self, known: DesktopMap) -> PolledNotes:
-        return poll_notes([f"{self.url}{path}" for path in self.pages], Http(), known)
+def ask(docs: Docs, known: DesktopMap) -> PolledNotes:
+    return poll_notes([f"{docs.url}{path}" for path in docs.pages], Http(), known)
 
 
 LINK = f"https://hub.docker.com/layers/docker/for-desktop-kernel/{NEW.tag}/images/sha256-0"
@@ -433,7 +423,7 @@ def docs() -> Iterator[Docs]:
 
 
 def test_polling(docs: Docs, path: Path) -> None:
-    polled = docs.poll(load(path))
+    polled = ask(docs, load(path))
     assert polled.failures == ()
     assert polled.new == (
         Row(
@@ -460,21 +450,21 @@ def test_polling(docs: Docs, path: Path) -> None:
     (doubt,) = polled.not_understood
     assert (doubt.desktop, doubt.sentence) == ("4.13.0", "Support for Linux kernel 5.4")
     known = append(load(path), polled.new)
-    assert docs.poll(known).new == ()
+    assert ask(docs, known).new == ()
 
 
 def test_notes_that_moved_and_were_reworded_are_known(docs: Docs, path: Path) -> None:
-    known = append(load(path), docs.poll(load(path)).new)
+    known = append(load(path), ask(docs, load(path)).new)
     docs.pages = {
         "/new.md": ALL.replace("Upgraded kernel to", "Linux kernel").replace("- Support", "- No"),
         "/also.md": f"# Docker Desktop\n\nOlder notes.\n\n{ALL}",
         "/older.md": MAC.replace("- Linux kernel", "### Upgrades\n\n* Upgraded the kernel to"),
     }
-    polled = docs.poll(known)
+    polled = ask(docs, known)
     assert polled.new == ()
     assert len(polled.not_understood) == 2
     docs.pages["/new.md"] = ALL.replace("5.10.124", "5.10.125")
-    assert [row.kernel for row in docs.poll(known).new] == ["5.10.125"]
+    assert [row.kernel for row in ask(docs, known).new] == ["5.10.125"]
 
 
 @pytest.mark.parametrize(
@@ -492,7 +482,7 @@ def test_a_page_that_fails_fails_alone(docs: Docs, path: Path, fault: Fault, wha
     known = append(load(path), [LINKED])
     before = path.read_bytes()
     docs.fail("all.md", fault)
-    polled = docs.poll(known)
+    polled = ask(docs, known)
     assert [row.desktop for row in polled.new] == ["3.3.0"]
     (failure,) = polled.failures
     assert what in failure.what
