@@ -75,14 +75,16 @@ def sync(
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
         chosen = _choose(entries, only, desktop) if only else None
-        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen, limit=limit)
+        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
         failures = (*news.failures, *unread)
-        if any(target.to_do for target in targets):
+        if limit != 0 and any(target.to_do for target in targets):
             world.preflight(Step.PUBLISH)
         world.record(news)
         _tell(report, news)
         _warn(report, world, targets)
-        outcomes = run(world, targets, observed, Step.PUBLISH, jobs=jobs, report=report)
+        outcomes = run(
+            world, targets, observed, Step.PUBLISH, jobs=jobs, report=report, limit=limit
+        )
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests)

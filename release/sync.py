@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -274,6 +275,37 @@ class World:
             self.registry.check_push(self.versions.image)
 
 
+class _Places:
+    """How many kernels a run may work on (``--limit``).
+
+    A kernel that turns out to be none to work on, because it is skipped or waits, gives its place
+    to the next one: otherwise a few of those would keep all others from ever being reached.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = sys.maxsize if limit is None else limit
+        self._undecided = 0
+        self._changed = threading.Condition()
+
+    def take(self) -> bool:
+        """Waits for a place while one may still come back; False where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left or not self._undecided)
+            if not self._left:
+                return False
+            self._left -= 1
+            self._undecided += 1
+            return True
+
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Keeps a place that was taken, or gives it back."""
+        used = any(one.status not in (Status.SKIPPED, Status.WAITING) for one in outcomes)
+        with self._changed:
+            self._undecided -= 1
+            self._left += not used
+            self._changed.notify_all()
+
+
 @dataclass(frozen=True)
 class Work:
     """Takes one kernel through the steps. Side by side with others of its kind."""
@@ -283,9 +315,22 @@ class Work:
     until: Step
     report: Report
     lock: threading.Lock
+    places: _Places
 
     def run(self, target: Target) -> list[Outcome]:
-        """Works on one target; its expected failures are outcomes, and nobody else's."""
+        """Works on one target, if there is a place for it."""
+        if not self.places.take():
+            target = replace(target, left_out="beyond --limit; the next run goes on")
+            return settled(target, self.world.versions.image)
+        outcomes: list[Outcome] = []
+        try:
+            outcomes = self._work(target)
+        finally:
+            self.places.settle(outcomes)
+        return outcomes
+
+    def _work(self, target: Target) -> list[Outcome]:
+        """The outcomes of one target; its expected failures are its own."""
         started = time.monotonic()
         slug = target.entry.slug
         status, reason = Status.FAILED, ""
@@ -502,10 +547,15 @@ def run(
     *,
     jobs: int,
     report: Report,
+    limit: int | None = None,
 ) -> list[Outcome]:
-    """Works on what is to be done, ``jobs`` kernels side by side, newest first."""
+    """Works on what is to be done, ``jobs`` kernels side by side, newest first.
+
+    Args:
+        limit: how many kernels to work on at most.
+    """
     world.openzfs.keep()
-    work = Work(world, observed, until, report, threading.Lock())
+    work = Work(world, observed, until, report, threading.Lock(), _Places(limit))
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool, ExitStack() as interrupted:
         interrupted.callback(pool.shutdown, wait=False, cancel_futures=True)

@@ -225,7 +225,8 @@ def test_the_sideload_tar_loads(two_kernels: Setup, desktop_kernel: LabKernel) -
 def test_a_kernel_image_without_headers_is_skipped(
     setup: Setup, world: World, desktop_kernel: LabKernel, tmp_path: Path
 ) -> None:
-    reference = f"{setup.registry_host}/docker/for-desktop-kernel:6.1.1-{'b' * 40}"
+    image_tag = f"6.9.1-{'b' * 40}"
+    reference = f"{setup.registry_host}/docker/for-desktop-kernel:{image_tag}"
     (tmp_path / "Dockerfile").write_text(
         f"FROM {desktop_kernel.reference} AS whole\nFROM scratch\nCOPY --from=whole /kernel /\n"
         f"LABEL org.mobyproject.linuxkit.kernel.buildimage={desktop_kernel.builder}\n"
@@ -236,12 +237,19 @@ def test_a_kernel_image_without_headers_is_skipped(
         output=f"type=image,name={reference},push=true,unpack=false",
     )
     world.client.images.remove(reference)
-    setup.write_versions(f"  - image: {reference}\n")
+    setup.write_versions(f"  - image: {reference}\n    zfs: 2.1.11\n")
     run = setup.run("publish", "all")
     assert run.exit_code == 0, run
     assert [(one["status"], one["reason"]) for one in run.outcomes] == [
         ("skipped", "the kernel image has no kernel-dev.tar to compile against")
     ]
+    # It takes no place from a kernel that can be worked on, though it is the newer one.
+    setup.push(desktop_kernel)
+    digest = world.registry().digest("docker/for-desktop-kernel", image_tag)
+    setup.hub.repository("docker", "for-desktop-kernel").push(image_tag, digest)
+    setup.write_versions(f"  - image: {reference}\n    zfs: 2.1.11\n")
+    run = setup.run("sync", "--limit", "1")
+    assert [one["status"] for one in run.outcomes] == ["skipped", "published"], run
 
 
 def test_a_full_disk_fails_cleanly_and_the_next_run_goes_on(
