@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from release import child
-from release.errors import BuildError, UnbuildableError
+from release.errors import BuildError, LackingError
 from release.http import redact
 from release.kernel import (
     KernelFiles,
@@ -163,7 +163,7 @@ class Builder:
         """Builds the image of one platform. What BuildKit has in its cache is not built again.
 
         Raises:
-            UnbuildableError: the kernel image lacks what a build needs.
+            LackingError: the kernel image lacks what a build needs.
             BuildError: configure, the compiler or a check of the modules refused.
         """
         files = self.kernel_files(
@@ -171,11 +171,9 @@ class Builder:
         )
         on = str(recipe.kernel.image)
         if not files.kernel:
-            raise UnbuildableError("the kernel image has no /kernel to test with", on=on)
+            raise LackingError("the kernel image has no /kernel to test with", on=on)
         if not files.headers:
-            raise UnbuildableError(
-                "the kernel image has no kernel-dev.tar to compile against", on=on
-            )
+            raise LackingError("the kernel image has no kernel-dev.tar to compile against", on=on)
         facts = _expected(recipe, files.kernel, files.headers, files.modules)
         layout = self._image(recipe, facts)
         self._check(recipe, facts, layout)

@@ -89,6 +89,10 @@ class UnbuildableError(TargetError):
     """This kernel cannot be built for, for a reason that lies upstream: it is skipped."""
 
 
+class LackingError(UnbuildableError):
+    """The kernel image itself lacks what a build needs, which no later run will find there."""
+
+
 class NotYetError(TargetError):
     """Something that others make is not there yet: the target waits, and nothing is wrong."""
 

@@ -198,8 +198,10 @@ def _target(
     missing += [name for name in names if name not in observed.image_tags]
     if not entry.resolved:
         missing.append("record")
-    why = ""
-    if entry.platforms and not here:
+    why = entry.skip
+    if why:
+        missing = []
+    elif entry.platforms and not here:
         why = f"upstream has it for {', '.join(elsewhere)} only, which this machine cannot boot"
     elif choice and not isinstance(choice, Chosen) and not entry.zfs:
         why = choice.reason

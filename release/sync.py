@@ -26,6 +26,7 @@ from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.desktop import PolledNotes
 from release.errors import (
+    LackingError,
     NotFoundError,
     NotYetError,
     PreflightError,
@@ -338,6 +339,13 @@ class Work:
             outcomes = self._run(target, started)
         except NotYetError as error:
             status, reason = Status.WAITING, error.what
+        except LackingError as error:
+            status, reason = Status.SKIPPED, error.what
+            if self.until >= Step.PUBLISH:
+                skipped = replace(target.entry, skip=error.what)
+                with self.lock:
+                    world = self.world
+                    world.versions = versions.revise(world.versions, target.entry, skipped)
         except UnbuildableError as error:
             status, reason = Status.SKIPPED, error.what
         except ReleaseError as error:
@@ -442,7 +450,7 @@ class Work:
                 kernel.image, kernel.platforms[platform], platform, entry.builder
             )
             if not files.kernel:
-                raise UnbuildableError("the kernel image has no /kernel", on=str(kernel.image))
+                raise LackingError("the kernel image has no /kernel", on=str(kernel.image))
             return Built(platform, layout, layout.labels(), files.kernel)
         self.report.step(entry.slug, f"build ZFS {entry.zfs} for {platform}")
         return world.builder.build(

@@ -7,6 +7,7 @@ hand-written entry leaves out. Writing is atomic, and the same facts give the sa
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,6 +81,8 @@ class Entry:
     """A kernel image of the same release, whose headers are taken with this one's seed."""
     deleted: bool = False
     """Whether upstream no longer has it, as a maintainer found: nobody is told that it is gone."""
+    skip: str = ""
+    """Why nothing is ever built for it: what its image lacks, or what a maintainer wrote."""
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -116,6 +119,7 @@ _KEYS = (
     "desktop",
     "aliases",
     "deleted",
+    "skip",
 )
 """The keys of an entry behind its image, in the order in which they are written."""
 
@@ -321,6 +325,7 @@ def _entry(node: Node) -> Entry:
         if "headers_from" in keys
         else None,
         deleted=_flag(keys["deleted"]) if "deleted" in keys else False,
+        skip=keys["skip"].text() if "skip" in keys else "",
     )
 
 
@@ -341,6 +346,9 @@ def _value(entry: Entry, name: str) -> str:
             return f"{{{', '.join(pairs)}}}" if entry.platforms else ""
         case "builder":
             return _plain(entry.builder) if entry.builder else ""
+        case "skip":
+            quoted = yaml.safe_dump(entry.skip, default_style='"', width=sys.maxsize)
+            return quoted.rstrip("\n") if entry.skip else ""
         case "deleted":
             return "true" if entry.deleted else ""
         case "aliases":

@@ -250,6 +250,11 @@ def test_a_kernel_image_without_headers_is_skipped(
     setup.write_versions(f"  - image: {reference}\n    zfs: 2.1.11\n")
     run = setup.run("sync", "--limit", "1")
     assert [one["status"] for one in run.outcomes] == ["skipped", "published"], run
+    # What the image lacks it lacks for good: the next run neither pulls nor needs an engine.
+    assert 'skip: "the kernel image has no kernel-dev.tar' in setup.path.read_text()
+    again = setup.run("sync", environment={"DOCKER_HOST": "unix:///nowhere"})
+    assert again.exit_code == 0, again
+    assert [one["status"] for one in again.outcomes] == ["skipped", "unchanged"], again
 
 
 def test_a_full_disk_fails_cleanly_and_the_next_run_goes_on(

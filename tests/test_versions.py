@@ -287,6 +287,7 @@ entries = st.builds(
         unique=True,
     ).map(tuple),
     deleted=st.booleans(),
+    skip=st.text(),
 )
 lists_of_entries = st.lists(
     entries, max_size=6, unique_by=(lambda entry: entry.image, lambda entry: entry.slug)
@@ -435,6 +436,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             policy=known.policy or facts.policy,
             aliases=known.aliases or facts.aliases,
             deleted=known.deleted or facts.deleted,
+            skip=known.skip or facts.skip,
         )
         (revised,) = revise(load(path), filled, facts).kernels
         assert revised == dataclasses.replace(
@@ -446,6 +448,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             policy=facts.policy or filled.policy,
             aliases=facts.aliases,
             deleted=facts.deleted or filled.deleted,
+            skip=facts.skip or filled.skip,
         )
 
 
