@@ -87,7 +87,7 @@ def sync(
         )
         for error in failures:
             report.fail(error)
-        report.requests(world.http.requests)
+        report.requests(world.http.requests, world.versions.request_budget)
     report.outcomes(outcomes, json_to)
     return _exit_code(outcomes, failures)
 
@@ -104,7 +104,7 @@ def poll_(path: Path, json_to: Path | None) -> int:
         _tell(report, news)
         for error in news.failures:
             report.fail(error)
-        report.requests(world.http.requests)
+        report.requests(world.http.requests, world.versions.request_budget)
     found = news.kernels.new
     for entry in found:
         click.echo(f"new: {entry.image} {entry.digest}")

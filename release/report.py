@@ -133,11 +133,16 @@ class Report:
         else:
             self._console.print(Text(f"warning: {text}", style="yellow"))
 
-    def requests(self, counted: Counter[str]) -> None:
-        """How many requests went to which host."""
+    def requests(self, counted: Counter[str], budget: int | None = None) -> None:
+        """How many requests went to which host.
+
+        Args:
+            budget: how many a poll may make.
+        """
         if counted:
             hosts = ", ".join(f"{number} to {host}" for host, number in sorted(counted.items()))
-            self.say(f"requests: {counted.total()} ({hosts})")
+            at_most = f"; a poll may make {budget}" if budget else ""
+            self.say(f"requests: {counted.total()} ({hosts}{at_most})")
 
     def outcomes(self, outcomes: Sequence[Outcome], to: Path | None) -> None:
         """The result: a table on stdout, JSON to a file, and the job's summary under Actions."""
