@@ -137,11 +137,13 @@ class Report:
         """How many requests went to which host.
 
         Args:
-            budget: how many a poll may make.
+            budget: how many a poll may make, told where a tenth of it is used.
         """
         if counted:
             hosts = ", ".join(f"{number} to {host}" for host, number in sorted(counted.items()))
-            at_most = f"; a poll may make {budget}" if budget else ""
+            at_most = (
+                f"; a poll may make {budget}" if budget and counted.total() * 10 > budget else ""
+            )
             self.say(f"requests: {counted.total()} ({hosts}{at_most})")
 
     def outcomes(self, outcomes: Sequence[Outcome], to: Path | None) -> None:

@@ -145,6 +145,8 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
         report.step("linuxkit-kernel-5.4.39", "")
         report.say("password: hunter2")
         report.requests(Counter({"hub.docker.com": 2, "api.github.com": 1}))
+        report.requests(Counter({"hub.docker.com": 2}), budget=20)
+        report.requests(Counter({"hub.docker.com": 3}), budget=20)
         report.requests(Counter())
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -152,6 +154,8 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
         "linuxkit-kernel-5.4.39: build [red]ZFS[/red] 2.1.5",
         "password: <GITHUB_TOKEN>",
         "requests: 3 (1 to api.github.com, 2 to hub.docker.com)",
+        "requests: 2 (2 to hub.docker.com)",
+        "requests: 3 (3 to hub.docker.com; a poll may make 20)",
     ]
 
 
