@@ -27,6 +27,12 @@ FROM ${BUILDER_IMAGE} AS toolchain
 COPY image/toolchain.sh /build/
 RUN sh /build/toolchain.sh
 
+# The compiler's name for itself, for those who look at it from outside.
+FROM toolchain AS compiler-version
+RUN mkdir /compiler && gcc --version >/compiler/gcc
+FROM scratch AS compiler
+COPY --from=compiler-version /compiler/ /
+
 FROM toolchain AS base
 COPY --chmod=755 loader/install-zfs /base/install-zfs
 COPY image/base.sh /build/

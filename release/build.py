@@ -28,7 +28,7 @@ from release.kernel import (
 )
 from release.layout import Layout
 from release.reference import Digest, Platform, Reference, architecture
-from release.resolve import Kernel
+from release.resolve import BuilderImage, Kernel
 
 PROJECT = Path(__file__).parent.parent
 """The checkout: where the ``Dockerfile`` and what it copies are."""
@@ -76,7 +76,7 @@ class Recipe:
     image: Reference
     kernel: Kernel
     platform: Platform
-    builder: Reference
+    builder: BuilderImage
     zfs: str
     openzfs: Path
     """The directory that holds the OpenZFS tarball as ``zfs.tar.gz``."""
@@ -130,16 +130,12 @@ class Builder:
         self.cache = cache
         self._environment = environment
         self._lock = threading.Lock()
-        self._locks: dict[Digest, threading.Lock] = {}
+        self._locks: dict[str, threading.Lock] = {}
 
-    def kernel_files(
-        self, image: Reference, manifest: Digest, platform: Platform, builder: Reference
-    ) -> KernelFiles:
+    def kernel_files(self, image: Reference, manifest: Digest, platform: Platform) -> KernelFiles:
         """Fetches the files of a kernel image, by digest, once."""
         directory = self.cache / "kernels" / manifest.replace(":", "-")
-        with self._lock:
-            lock = self._locks.setdefault(manifest, threading.Lock())
-        with lock:
+        with self._locked(manifest):
             if directory.is_dir():
                 return KernelFiles.inside(directory)
             part = directory.with_name(f".{directory.name}.part")
@@ -150,11 +146,57 @@ class Builder:
                 self.cache / "logs" / f"{manifest[7:19]}.kernel.log",
                 *("--platform", platform, "--target", "kernel-files"),
                 *("--build-arg", f"KERNEL_IMAGE={image.at(manifest)}"),
-                *("--build-arg", f"BUILDER_IMAGE={builder}"),
                 *("--output", f"type=local,dest={part}"),
             )
             part.replace(directory)
         return KernelFiles.inside(directory)
+
+    def usable_files(self, kernel: Kernel, platform: Platform) -> KernelFiles:
+        """The files of a kernel image that has what a build needs.
+
+        Raises:
+            LackingError: it lacks something.
+        """
+        files = self.kernel_files(kernel.image, kernel.platforms[platform], platform)
+        on = str(kernel.image)
+        if not files.kernel:
+            raise LackingError("the kernel image has no /kernel to test with", on=on)
+        if not files.headers:
+            raise LackingError("the kernel image has no kernel-dev.tar to compile against", on=on)
+        return files
+
+    def known_compiler(self, builder: BuilderImage, platform: Platform) -> str | None:
+        """What :meth:`compiler` found out before."""
+        file = self._compiler_directory(builder, platform) / "gcc"
+        return file.read_text(errors="replace").partition("\n")[0] if file.is_file() else None
+
+    def compiler(self, builder: BuilderImage, platform: Platform) -> str:
+        """The version line of the compiler that a builder compiles with, asked once."""
+        directory = self._compiler_directory(builder, platform)
+        with self._locked(str(directory)):
+            known = self.known_compiler(builder, platform)
+            if known is not None:
+                return known
+            part = directory.with_name(f".{directory.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            self._buildx(
+                str(builder.image),
+                self.cache / "logs" / f"{builder.digest[7:19]}.compiler.log",
+                *("--platform", platform, "--target", "compiler"),
+                *("--build-arg", f"BUILDER_IMAGE={builder.pinned}"),
+                *("--output", f"type=local,dest={part}"),
+            )
+            part.replace(directory)
+        return self.known_compiler(builder, platform) or ""
+
+    def _compiler_directory(self, builder: BuilderImage, platform: Platform) -> Path:
+        digest = builder.digest.replace(":", "-")
+        return self.cache / "compilers" / f"{digest}-{architecture(platform)}"
+
+    def _locked(self, name: str) -> threading.Lock:
+        with self._lock:
+            return self._locks.setdefault(name, threading.Lock())
 
     def log(self, recipe: Recipe) -> Path:
         return self.cache / "logs" / f"{recipe.name}.build.log"
@@ -166,14 +208,9 @@ class Builder:
             LackingError: the kernel image lacks what a build needs.
             BuildError: configure, the compiler or a check of the modules refused.
         """
-        files = self.kernel_files(
-            recipe.kernel.image, recipe.manifest, recipe.platform, recipe.builder
-        )
-        on = str(recipe.kernel.image)
-        if not files.kernel:
-            raise LackingError("the kernel image has no /kernel to test with", on=on)
-        if not files.headers:
-            raise LackingError("the kernel image has no kernel-dev.tar to compile against", on=on)
+        files = self.usable_files(recipe.kernel, recipe.platform)
+        assert files.kernel
+        assert files.headers
         facts = _expected(recipe, files.kernel, files.headers, files.modules)
         layout = self._image(recipe, facts)
         self._check(recipe, facts, layout)
@@ -197,7 +234,9 @@ class Builder:
             "org.opencontainers.image.source": recipe.source,
             "org.opencontainers.image.title": _TITLE,
             "org.opencontainers.image.version": recipe.zfs,
-            "install-zfs.builder-image": str(recipe.builder),
+            "install-zfs.builder-digest": recipe.builder.digest,
+            "install-zfs.builder-image": str(recipe.builder.image),
+            "install-zfs.builder-source": recipe.builder.source,
             "install-zfs.kernel-banner": facts.kernel_banner,
             "install-zfs.kernel-digest": recipe.manifest,
             "install-zfs.kernel-image": str(recipe.kernel.image),
@@ -216,7 +255,7 @@ class Builder:
             *("--platform", recipe.platform),
             *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
             *("--build-arg", f"KERNEL_NAME={recipe.kernel.image}"),
-            *("--build-arg", f"BUILDER_IMAGE={recipe.builder}"),
+            *("--build-arg", f"BUILDER_IMAGE={recipe.builder.pinned}"),
             *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
             *("--build-arg", f"IMAGE={recipe.image}"),
             *("--build-context", f"openzfs={recipe.openzfs}"),

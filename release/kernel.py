@@ -200,6 +200,15 @@ def read_headers(headers: Path, architecture: str) -> Headers:
     return Headers(release[1], "".join(words).strip())
 
 
+def configured_compiler(headers: Path) -> str:
+    """The compiler's version line in the configuration of a ``kernel-dev.tar`` (since Linux 5.8);
+    empty where it is not there.
+    """
+    config = _members(headers, (_AUTO_CONF,)).get(_AUTO_CONF, "")
+    match = re.search(r'^CONFIG_CC_VERSION_TEXT="([^"]*)"$', config, re.MULTILINE)
+    return match[1] if match else ""
+
+
 def _preemption(config: Collection[str]) -> str:
     if "CONFIG_PREEMPT_RT" in config:
         return "preempt_rt "

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from types import MappingProxyType
 
 from semver import Version
 
 from release.errors import (
-    ConfigurationError,
     NotFoundError,
     NotYetError,
     ResolveError,
@@ -24,9 +24,6 @@ from release.registry import Document, Registry
 from release.solver import Choice, Chosen, Policy, TooOld, Waiting, pin_warning, wanted
 from release.tags import ImageTag
 from release.versions import Entry
-
-BUILD_IMAGE_LABEL = "org.mobyproject.linuxkit.kernel.buildimage"
-"""Where LinuxKit's kernel build names its compiler's image (kernel/common/Dockerfile)."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -45,6 +42,34 @@ class Kernel:
     platforms: Mapping[Platform, Digest]
     created: datetime
     labels: Mapping[str, str]
+
+
+class BuilderSource(StrEnum):
+    """What named a builder: the entry, or what was found in or beside the kernel image."""
+
+    ENTRY = "entry"
+    LABEL = "label"
+    TAG = "tag"
+    FILE = "file"
+    TABLE = "table"
+
+
+@dataclass(frozen=True)
+class BuilderImage:
+    """The image with a kernel's compiler.
+
+    Attributes:
+        image: as it was named.
+        digest: what that points to, of an index where there is one.
+    """
+
+    image: Reference
+    digest: Digest
+    source: BuilderSource
+
+    @property
+    def pinned(self) -> Reference:
+        return self.image.at(self.digest)
 
 
 def find_digests(registry: Registry, entry: Entry) -> Entry:
@@ -97,38 +122,6 @@ def _created(text: object) -> datetime:
     except (ValueError, OverflowError):
         return EPOCH
     return max(when, EPOCH).replace(microsecond=0)
-
-
-def choose_builder(registry: Registry, entry: Entry, kernel: Kernel) -> Reference:
-    """The image with the kernel's own compiler.
-
-    In this order: what the entry says; the kernel image's label; the ``-builder`` tag beside it.
-
-    Raises:
-        UnbuildableError: none of them names one.
-    """
-    if entry.builder:
-        return entry.builder
-    label = kernel.labels.get(BUILD_IMAGE_LABEL, "")
-    if label:
-        try:
-            return Reference.parse(label)
-        except ConfigurationError as error:
-            raise UnbuildableError(
-                "its label for the compiler's image is no image reference",
-                on=str(entry.image),
-                detail=f"{BUILD_IMAGE_LABEL}={label!r}",
-                hint="write builder: in its entry of versions.yaml",
-            ) from error
-    if ImageTag.parse(entry.image.tag or "").version:
-        beside = entry.image.with_tag(f"{entry.image.tag}-builder")
-        if registry.head(beside):
-            return beside
-    raise UnbuildableError(
-        "no image with this kernel's compiler is known",
-        on=str(entry.image),
-        hint="write builder: in its entry of versions.yaml",
-    )
 
 
 def choose_zfs(openzfs: OpenZFS, entry: Entry) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from release import child, desktop, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
+from release.builders import choose_builder
 from release.desktop import PolledNotes
 from release.errors import (
     LackingError,
@@ -53,8 +54,8 @@ from release.reference import Platform, Reference, architecture
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
 from release.resolve import (
+    BuilderImage,
     Kernel,
-    choose_builder,
     choose_zfs,
     find_digests,
     read_kernel,
@@ -388,14 +389,15 @@ class Work:
         if entry.slug in self.observed.image_tags:
             there = publish.published(world.registry, image.with_tag(entry.slug), kernel)
             entry, there = self._adopt(entry, image, there)
-        entry = replace(
-            entry,
-            builder=choose_builder(world.registry, entry, kernel),
-            zfs=choose_zfs(world.openzfs, entry),
-        )
-        built = [
-            self._obtain(entry, kernel, platform, there.get(platform)) for platform in platforms
-        ]
+        entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
+        built = []
+        for platform in platforms:
+            if platform in there:
+                built.append(self._fetch(entry, kernel, platform, there[platform]))
+                continue
+            builder = self._builder(entry, kernel, platform)
+            built.append(self._build(entry, kernel, platform, builder))
+            entry = replace(entry, builder=entry.builder or builder.image)
         for one in built:
             if self.until >= Step.SMOKE:
                 self._smoke(entry, one)
@@ -433,25 +435,35 @@ class Work:
             entry = replace(entry, zfs=zfs, builder=entry.builder or builder)
         return entry, there
 
-    def _obtain(
-        self, entry: Entry, kernel: Kernel, platform: Platform, there: Document | None
-    ) -> Built:
-        """The module image as files: what is pushed already, or else newly built."""
+    def _builder(self, entry: Entry, kernel: Kernel, platform: Platform) -> BuilderImage:
+        """The image with the kernel's compiler; says which it is, and what named it."""
         world = self.world
-        assert entry.builder
-        assert entry.zfs
+        self.report.step(entry.slug, f"find the compiler's image for {platform}")
+        choice = choose_builder(
+            world.registry, world.builder, entry, kernel, platform, world.versions.builders
+        )
+        self.report.say(f"{entry.slug}: builder {choice}")
+        return choice.builder
+
+    def _fetch(self, entry: Entry, kernel: Kernel, platform: Platform, there: Document) -> Built:
+        """The module image that is pushed already, as files."""
+        world = self.world
         name = f"{entry.slug}-{architecture(platform)}"
-        if there:
-            self.report.step(entry.slug, f"fetch what is pushed for {platform}")
-            layout = publish.fetch(
-                world.registry, world.versions.image, there, world.cache / "published" / name
-            )
-            files = world.builder.kernel_files(
-                kernel.image, kernel.platforms[platform], platform, entry.builder
-            )
-            if not files.kernel:
-                raise LackingError("the kernel image has no /kernel", on=str(kernel.image))
-            return Built(platform, layout, layout.labels(), files.kernel)
+        self.report.step(entry.slug, f"fetch what is pushed for {platform}")
+        layout = publish.fetch(
+            world.registry, world.versions.image, there, world.cache / "published" / name
+        )
+        files = world.builder.kernel_files(kernel.image, kernel.platforms[platform], platform)
+        if not files.kernel:
+            raise LackingError("the kernel image has no /kernel", on=str(kernel.image))
+        return Built(platform, layout, layout.labels(), files.kernel)
+
+    def _build(
+        self, entry: Entry, kernel: Kernel, platform: Platform, builder: BuilderImage
+    ) -> Built:
+        """The module image as files, newly built."""
+        world = self.world
+        assert entry.zfs
         self.report.step(entry.slug, f"build ZFS {entry.zfs} for {platform}")
         return world.builder.build(
             Recipe(
@@ -459,7 +471,7 @@ class Work:
                 image=world.versions.image,
                 kernel=kernel,
                 platform=platform,
-                builder=entry.builder,
+                builder=builder,
                 zfs=entry.zfs,
                 openzfs=world.openzfs.tarball(entry.zfs),
                 source=world.source,

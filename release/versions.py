@@ -144,6 +144,8 @@ class Versions:
     sources: tuple[Source, ...] = DEFAULT_SOURCES
     openzfs: OpenZFSSource = OpenZFSSource()
     release_notes: tuple[str, ...] = ()
+    builders: Path | None = None
+    """A table of builder images in place of the project's."""
     request_budget: int = 500
     """How many requests a poll may make."""
     kernels: tuple[Entry, ...] = ()
@@ -169,6 +171,7 @@ def parse(path: Path, text: str) -> Versions:
         "sources",
         "openzfs",
         "desktop",
+        "builders",
         "request_budget",
         "kernels",
         required=["image"],
@@ -189,6 +192,7 @@ def parse(path: Path, text: str) -> Versions:
         sources=sources,
         openzfs=_openzfs(top["openzfs"]) if "openzfs" in top else OpenZFSSource(),
         release_notes=_release_notes(top["desktop"]) if "desktop" in top else (),
+        builders=path.parent / top["builders"].text() if "builders" in top else None,
         request_budget=int(
             top["request_budget"].match(
                 re.compile("[1-9][0-9]{0,5}"), "a number of requests", "500"

@@ -97,5 +97,4 @@ def _kernel_files(setup: Setup, kernel: LabKernel) -> KernelFiles:
         Reference.parse(kernel.reference),
         parse_digest(kernel.manifest),
         AMD64,
-        Reference.parse(kernel.builder),
     )

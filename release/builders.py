@@ -1,0 +1,184 @@
+"""Which image has a kernel's own compiler: where that is said, and whether it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from release.build import PROJECT, Builder
+from release.compiler import Compiler, banner_compiler
+from release.errors import ConfigurationError, ResolveError, UnbuildableError
+from release.kernel import KernelFiles, configured_compiler, read_banner
+from release.reference import Platform, Reference
+from release.registry import Registry
+from release.resolve import BuilderImage, BuilderSource, Kernel
+from release.tags import ImageTag
+from release.versions import Entry
+from release.yamlfile import Node, compose, read
+
+BUILD_IMAGE_LABEL = "org.mobyproject.linuxkit.kernel.buildimage"
+"""Where LinuxKit's kernel build names its compiler's image (kernel/common/Dockerfile)."""
+TABLE = PROJECT / "builders.yaml"
+_BEGIN = "builders:"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A builder image of the table, and the compiler that it is said to have."""
+
+    compiler: Compiler
+    image: Reference
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A builder image whose compiler is the kernel's, as far as the kernel names it.
+
+    Attributes:
+        compiler: the builder's.
+        passed_over: what was looked at before, and why it was not taken.
+    """
+
+    builder: BuilderImage
+    compiler: Compiler
+    passed_over: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.builder.image} ({self.builder.source}), {self.compiler}"
+        return "; not ".join((text, *self.passed_over))
+
+
+def load_table(path: Path) -> tuple[Row, ...]:
+    """Reads ``builders.yaml``.
+
+    Raises:
+        ConfigurationError: it cannot be read, or says something that makes no sense.
+    """
+    text = read(path, hint="correct builders: in versions.yaml, or remove it")
+    top = Node(path, compose(path, text, begin=_BEGIN)).mapping("builders", required=["builders"])
+    return tuple(_row(node) for node in top["builders"].items())
+
+
+def _row(node: Node) -> Row:
+    keys = node.mapping("compiler", "image", required=["compiler", "image"])
+    compiler = Compiler.parse(keys["compiler"].text())
+    if not compiler:
+        raise keys["compiler"].error(
+            "names no compiler", "write the first line of: gcc --version, as the image prints it"
+        )
+    return Row(compiler, keys["image"].parse(Reference.parse))
+
+
+def candidates(
+    entry: Entry,
+    kernel: Kernel,
+    files: KernelFiles,
+    compiler: Compiler | None,
+    table: Sequence[Row],
+) -> Iterator[tuple[BuilderSource, str]]:
+    """What may name the builder, the best first. A builder in the entry is the only one."""
+    if entry.builder:
+        yield BuilderSource.ENTRY, str(entry.builder)
+        return
+    if label := kernel.labels.get(BUILD_IMAGE_LABEL):
+        yield BuilderSource.LABEL, label
+    if version := ImageTag.parse(entry.image.tag or "").version:
+        # Upstream leaves out the last number where it is 0.
+        named = ".".join(map(str, ImageTag.parse(entry.image.tag or "").numbers))
+        tags = dict.fromkeys((f"{named}-builder", f"{version}-builder"))
+        # Docker's kernels are LinuxKit's, compiled by the same images.
+        linuxkit = replace(entry.image, repository="linuxkit/kernel")
+        for repository in dict.fromkeys((entry.image.name, linuxkit.name)):
+            for tag in tags:
+                yield BuilderSource.TAG, str(repository.with_tag(tag))
+    if files.builder:
+        yield BuilderSource.FILE, files.builder
+    for row in table:
+        if compiler and row.compiler.resembles(compiler):
+            yield BuilderSource.TABLE, str(row.image)
+
+
+def kernel_compiler(files: KernelFiles) -> Compiler | None:
+    """The compiler of a kernel: its own word counts, then that of its configuration."""
+    named = banner_compiler(read_banner(files.kernel)) if files.kernel else None
+    if named or not files.headers:
+        return named
+    return Compiler.parse(configured_compiler(files.headers))
+
+
+def choose_builder(
+    registry: Registry,
+    builder: Builder,
+    entry: Entry,
+    kernel: Kernel,
+    platform: Platform,
+    table: Path | None = None,
+) -> Choice:
+    """The image with the kernel's own compiler, which is looked at before anything is compiled.
+
+    Args:
+        table: in place of the project's.
+
+    Raises:
+        UnbuildableError: none is known; with all that were looked at.
+        ResolveError: the entry names one that is not there or has another compiler.
+        UpstreamError: one could not be looked at, which does not mean that it is not there.
+    """
+    files = builder.usable_files(kernel, platform)
+    wanted = kernel_compiler(files)
+    refused: dict[str, str] = {}
+    for source, text in candidates(entry, kernel, files, wanted, load_table(table or TABLE)):
+        try:
+            image = Reference.parse(text)
+        except ConfigurationError:
+            refused[text] = f"{source} {text!r}: is no image reference"
+            continue
+        if str(image) in refused:
+            continue
+        found = _look(registry, builder, image, source, platform)
+        if isinstance(found, str):
+            why = found
+        elif wanted and not found[1].same(wanted):
+            why = f"has {found[1]}"
+        else:
+            return Choice(*found, tuple(refused.values()))
+        if source is BuilderSource.ENTRY:
+            raise ResolveError(
+                f"its builder {why}"
+                + ("" if isinstance(found, str) else f", the kernel was compiled by {wanted}"),
+                on=str(entry.image),
+                detail=f"builder: {image}",
+                hint="correct builder: in its entry of versions.yaml, or remove it",
+            )
+        refused[str(image)] = f"{source} {image}: {why}"
+    tried = "; ".join(refused.values()) or "nothing names one"
+    raise UnbuildableError(
+        f"no image with this kernel's compiler ({wanted or 'which it does not name'}) is known: "
+        f"{tried}",
+        on=str(entry.image),
+        hint="write builder: in its entry of versions.yaml",
+    )
+
+
+def _look(
+    registry: Registry,
+    builder: Builder,
+    image: Reference,
+    source: BuilderSource,
+    platform: Platform,
+) -> tuple[BuilderImage, Compiler] | str:
+    """An image and its compiler, or why it cannot be the builder."""
+    digest = registry.head(image)
+    if not digest:
+        return "is not there"
+    found = BuilderImage(image, digest, source)
+    compiler = builder.known_compiler(found, platform)
+    if not compiler:
+        # Once for each digest: a GET counts as a pull.
+        document = registry.get(found.pinned)
+        if platform not in registry.platforms(found.pinned, document):
+            return f"is not for {platform}"
+        compiler = builder.compiler(found, platform)
+    parsed = Compiler.parse(compiler)
+    return (found, parsed) if parsed else f"has no compiler that is known here ({compiler})"
