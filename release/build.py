@@ -191,7 +191,8 @@ class Builder:
         """Makes sure that the other image's headers differ from the kernel's own in the seed only.
 
         Raises:
-            UnbuildableError: they do not, or are not there.
+            UnbuildableError: they are not there.
+            BuildError: they differ in more, and in what.
         """
         assert image.digest
         files = self.kernel_files(image.name, image.digest, recipe.platform, recipe.builder)
@@ -201,7 +202,7 @@ class Builder:
                 "the image in headers_from has no kernel-dev.tar", on=str(image), hint=hint
             )
         for misfit in seed.misfits(own, files.headers):
-            raise UnbuildableError(
+            raise BuildError(
                 f"the headers of {image} cannot be taken: they {misfit.what}",
                 on=str(recipe.kernel.image),
                 detail=misfit.detail,
