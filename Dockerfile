@@ -5,13 +5,17 @@
 #     --build-arg BUILDER_IMAGE=linuxkit/alpine:... -t install-zfs:mine .
 #
 # LKT_VERSION and ALPINE_VERSION are shorthands for linuxkit/kernel:... and linuxkit/alpine:...
+# HEADERS_IMAGE is another build of the same kernel release, whose headers are taken with the seed of
+# struct randomisation put in that KERNEL_IMAGE has.
 
 ARG LKT_VERSION=5.4.39
 ARG ALPINE_VERSION=e2391e0b164c57db9f6c4ae110ee84f766edc430
 ARG KERNEL_IMAGE=linuxkit/kernel:${LKT_VERSION}
 ARG BUILDER_IMAGE=linuxkit/alpine:${ALPINE_VERSION}
+ARG HEADERS_IMAGE=${KERNEL_IMAGE}
 
 FROM ${KERNEL_IMAGE} AS kernel
+FROM ${HEADERS_IMAGE} AS headers-image
 
 # What the kernel image holds, for those who look at it from outside. A name in brackets may be
 # missing without an error.
@@ -41,7 +45,8 @@ RUN sh /build/base.sh /base
 FROM toolchain AS headers
 COPY image/headers.sh /build/
 RUN --mount=type=bind,from=kernel-files,target=/kernel \
-    sh /build/headers.sh /kernel/kernel-dev.tar /headers
+    --mount=type=bind,from=headers-image,target=/headers-image \
+    sh /build/headers.sh /kernel/kernel-dev.tar /headers-image/kernel-dev.tar /headers
 
 # Kernels that differ only in release, seed or symbol versions have the same content here, and so
 # share the next stage.

@@ -15,15 +15,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from release import child
+from release import child, seed, symbols
 from release.errors import BuildError, LackingError
 from release.http import redact
 from release.kernel import (
+    SYMVERS,
     KernelFiles,
     banner_release,
     expected_vermagic,
     read_banner,
     read_headers,
+    read_members,
     vermagic,
 )
 from release.layout import Layout
@@ -84,6 +86,8 @@ class Recipe:
     """The URL of the project that builds this, for the image's label."""
     revision: str
     """The project's commit, for the image's label."""
+    headers: Reference | None = None
+    """By digest, the kernel image whose headers are taken with this kernel's seed."""
 
     @property
     def name(self) -> str:
@@ -212,17 +216,48 @@ class Builder:
         assert files.kernel
         assert files.headers
         facts = _expected(recipe, files.kernel, files.headers, files.modules)
+        if recipe.headers:
+            self._check_headers(recipe, files.headers, recipe.headers)
         layout = self._image(recipe, facts)
-        self._check(recipe, facts, layout)
+        self._check(recipe, facts, layout, files.headers)
         return Built(recipe.platform, layout, layout.labels(), files.kernel)
 
-    def _check(self, recipe: Recipe, expected: Facts, layout: Layout) -> None:
+    def _check_headers(self, recipe: Recipe, own: Path, image: Reference) -> None:
+        """Makes sure that the other image's headers differ from the kernel's own in the seed only.
+
+        Raises:
+            LackingError: they are not there.
+            BuildError: they differ in more, and in what.
+        """
+        assert image.digest
+        files = self.kernel_files(image.name, image.digest, recipe.platform)
+        hint = "name another image of the same release in headers_from, or none"
+        if not files.headers:
+            raise LackingError(
+                "the image in headers_from has no kernel-dev.tar", on=str(image), hint=hint
+            )
+        for misfit in seed.misfits(own, files.headers):
+            raise BuildError(
+                f"the headers of {image} cannot be taken: they {misfit.what}",
+                on=str(recipe.kernel.image),
+                detail=misfit.detail,
+                hint=hint,
+            )
+
+    def _check(self, recipe: Recipe, expected: Facts, layout: Layout, headers: Path) -> None:
         """Holds what was built against what the kernel itself says, before any boot."""
         for what, wanted, found in differences(expected, layout):
             raise BuildError(
                 f"{what} is for another kernel",
                 on=str(recipe.kernel.image),
                 detail=f"expected {wanted}\nfound    {found}",
+                hint=f"the build's whole log is in {self.log(recipe)}",
+            )
+        if misfits := list(symbol_misfits(layout, headers)):
+            raise BuildError(
+                f"symbols of {misfits[0].module} do not fit the kernel's",
+                on=str(recipe.kernel.image),
+                detail="\n".join(map(str, misfits[:10])),
                 hint=f"the build's whole log is in {self.log(recipe)}",
             )
 
@@ -244,6 +279,10 @@ class Builder:
             "install-zfs.vermagic": facts.vermagic,
             "install-zfs.zfs-version": recipe.zfs,
         }
+        headers = []
+        if recipe.headers:
+            labels["install-zfs.headers-image"] = str(recipe.headers)
+            headers = ["--build-arg", f"HEADERS_IMAGE={recipe.headers}"]
         archive = self.cache / "images" / f".{recipe.name}.oci.tar"
         archive.parent.mkdir(parents=True, exist_ok=True)
         options = []
@@ -254,6 +293,7 @@ class Builder:
             self.log(recipe),
             *("--platform", recipe.platform),
             *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
+            *headers,
             *("--build-arg", f"KERNEL_NAME={recipe.kernel.image}"),
             *("--build-arg", f"BUILDER_IMAGE={recipe.builder.pinned}"),
             *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
@@ -333,26 +373,47 @@ def _expected(recipe: Recipe, kernel: Path, headers: Path, modules: Path | None)
 def differences(expected: Facts, layout: Layout) -> Iterator[tuple[str, str, str]]:
     """Where a built image is not what it has to be: what, what was expected, what was found."""
     found = 0
+    for name, content in _files(layout):
+        if name.endswith(".ko"):
+            found += 1
+            if (magic := vermagic(content)) != expected.vermagic:
+                yield f"the module {name}", expected.vermagic, magic or "no vermagic"
+            continue
+        facts = Facts.parse(content.decode(errors="replace"))
+        for field in Facts.__dataclass_fields__:
+            wanted, said = getattr(expected, field), getattr(facts, field)
+            if wanted != said:
+                yield f"the {field.replace('_', ' ')} in the image", wanted, said
+    if not found:
+        yield "an image without modules", "modules", "none"
+
+
+def symbol_misfits(layout: Layout, headers: Path) -> Iterator[symbols.Misfit]:
+    """The symbols that the modules of an image need otherwise than the kernel has them.
+
+    Raises:
+        BuildError: the headers do not say what the kernel exports, or a module is no module.
+    """
+    exported = symbols.read_symvers(read_members(headers, (SYMVERS,)).get(SYMVERS, ""))
+    if not exported:
+        raise BuildError(f"kernel-dev.tar has no symbols in {SYMVERS}", on=str(headers))
+    modules = {
+        name: symbols.read_module(name, content)
+        for name, content in _files(layout)
+        if name.endswith(".ko")
+    }
+    yield from symbols.misfits(modules, exported)
+
+
+def _files(layout: Layout) -> Iterator[tuple[str, bytes]]:
+    """The modules of an image and its ``kernel.env``, by name."""
     with tarfile.open(layout.layers[-1]) as layer:
         for member in layer:
             path = PurePosixPath(member.name)
-            if path.suffix != ".ko" and path.name != "kernel.env":
-                continue
-            file = layer.extractfile(member)
-            assert file
-            content = file.read()
-            if path.suffix == ".ko":
-                found += 1
-                if (magic := vermagic(content)) != expected.vermagic:
-                    yield f"the module {path.name}", expected.vermagic, magic or "no vermagic"
-                continue
-            facts = Facts.parse(content.decode(errors="replace"))
-            for name in Facts.__dataclass_fields__:
-                wanted, said = getattr(expected, name), getattr(facts, name)
-                if wanted != said:
-                    yield f"the {name.replace('_', ' ')} in the image", wanted, said
-    if not found:
-        yield "an image without modules", "modules", "none"
+            if path.suffix == ".ko" or path.name == "kernel.env":
+                file = layer.extractfile(member)
+                assert file
+                yield path.name, file.read()
 
 
 def telling_lines(log: str, most: int = 12) -> str:

@@ -158,7 +158,9 @@ class Headers:
     vermagic: str
 
 
-_UTS_RELEASE = "include/generated/utsrelease.h"
+SYMVERS = "Module.symvers"
+"""The symbols that the kernel and its modules export, in a ``kernel-dev.tar``."""
+UTS_RELEASE = "include/generated/utsrelease.h"
 _AUTO_CONF = "include/config/auto.conf"
 _SEED_HASHES = {
     # Linux before 5.19, and since.
@@ -176,11 +178,11 @@ def read_headers(headers: Path, architecture: str) -> Headers:
     Raises:
         ResolveError: it does not say which kernel it is for.
     """
-    found = _members(headers, (_UTS_RELEASE, _AUTO_CONF, *_SEED_HASHES))
-    release = re.search(r'#define UTS_RELEASE "([^"]+)"', found.get(_UTS_RELEASE, ""))
+    found = read_members(headers, (UTS_RELEASE, _AUTO_CONF, *_SEED_HASHES))
+    release = re.search(r'#define UTS_RELEASE "([^"]+)"', found.get(UTS_RELEASE, ""))
     if not release:
         raise ResolveError(
-            f"kernel-dev.tar names no kernel release in {_UTS_RELEASE}", on=str(headers)
+            f"kernel-dev.tar names no kernel release in {UTS_RELEASE}", on=str(headers)
         )
     config = set(re.findall(r"^(CONFIG_\w+)=y$", found.get(_AUTO_CONF, ""), re.MULTILINE))
     seed = ""
@@ -204,7 +206,7 @@ def configured_compiler(headers: Path) -> str:
     """The compiler's version line in the configuration of a ``kernel-dev.tar`` (since Linux 5.8);
     empty where it is not there.
     """
-    config = _members(headers, (_AUTO_CONF,)).get(_AUTO_CONF, "")
+    config = read_members(headers, (_AUTO_CONF,)).get(_AUTO_CONF, "")
     match = re.search(r'^CONFIG_CC_VERSION_TEXT="([^"]*)"$', config, re.MULTILINE)
     return match[1] if match else ""
 
@@ -225,7 +227,7 @@ def _opened(tar: Path) -> Iterator[tarfile.TarFile]:
         raise ResolveError("is corrupt", on=str(tar), detail=str(error)) from error
 
 
-def _members(tar: Path, suffixes: Collection[str]) -> dict[str, str]:
+def read_members(tar: Path, suffixes: Collection[str]) -> dict[str, str]:
     """The first file in ``tar`` whose path ends with each of ``suffixes``, read in place."""
     found: dict[str, str] = {}
     with _opened(tar) as archive:

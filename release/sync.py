@@ -476,8 +476,21 @@ class Work:
                 openzfs=world.openzfs.tarball(entry.zfs),
                 source=world.source,
                 revision=world.revision,
+                headers=self._headers(entry, platform),
             )
         )
+
+    def _headers(self, entry: Entry, platform: Platform) -> Reference | None:
+        """The image that ``headers_from`` names, by the digest of its manifest."""
+        image = entry.headers_from
+        if not image:
+            return None
+        found = find_digests(self.world.registry, Entry(image, image.digest))
+        if platform not in found.platforms:
+            raise UnbuildableError(
+                f"the image in headers_from, {image}, is not for {platform}", on=str(entry.image)
+            )
+        return image.at(found.platforms[platform])
 
     def _smoke(self, entry: Entry, built: Built) -> None:
         """Boots the kernel with exactly these bytes, unless these very bytes passed before."""

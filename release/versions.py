@@ -348,8 +348,9 @@ def _value(entry: Entry, name: str) -> str:
                 f"{platform}: {digest}" for platform, digest in sorted(entry.platforms.items())
             )
             return f"{{{', '.join(pairs)}}}" if entry.platforms else ""
-        case "builder":
-            return _plain(entry.builder) if entry.builder else ""
+        case "builder" | "headers_from":
+            reference = getattr(entry, name)
+            return _plain(reference) if reference else ""
         case "skip":
             quoted = yaml.safe_dump(entry.skip, default_style='"', width=sys.maxsize)
             return quoted.rstrip("\n") if entry.skip else ""

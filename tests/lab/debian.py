@@ -25,14 +25,16 @@ class Suite:
         name: the codename.
         kernels: a regular expression of image package names, to choose the newest from.
         count: how many of them the lab has.
+        source: the package of the sources that the lab compiles kernels of its own from.
     """
 
     name: str
     kernels: str
     count: int
+    source: str = ""
 
 
-BOOKWORM = Suite("bookworm", r"^linux-image-6\.1\.0-[0-9]+-cloud-amd64$", 2)
+BOOKWORM = Suite("bookworm", r"^linux-image-6\.1\.0-[0-9]+-cloud-amd64$", 2, "linux-source-6.1")
 TRIXIE = Suite("trixie", r"^linux-image-6\.12\.[0-9]+[+]deb13-cloud-amd64$", 1)
 
 

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,6 +43,22 @@ class KernelSource:
     index: bool
 
 
+@dataclass(frozen=True)
+class SeededSource:
+    """A kernel of the lab's own: the same release with every seed, and structs laid out by it.
+
+    Attributes:
+        seed: of the layout, 64 hexadecimal digits.
+        hours: from the source's release to the build that the banner names.
+    """
+
+    suite: Suite
+    seed: str
+    hours: int
+    repository: str
+    index: bool
+
+
 DESKTOP = KernelSource(BOOKWORM, 0, "docker/for-desktop-kernel", index=True)
 LINUXKIT = KernelSource(BOOKWORM, 1, "linuxkit/kernel", index=False)
 NEWER = KernelSource(TRIXIE, 0, "docker/for-desktop-kernel", index=True)
@@ -50,6 +66,9 @@ KERNELS = "lab/kernel"
 """The repository that holds every kernel image; upstream's repositories have copies."""
 
 ALL = (DESKTOP, LINUXKIT, NEWER)
+
+SEEDED_DESKTOP = SeededSource(BOOKWORM, "1d" * 32, 1, "docker/for-desktop-kernel", index=True)
+SEEDED_LINUXKIT = SeededSource(BOOKWORM, "2e" * 32, 2, "linuxkit/kernel", index=False)
 
 
 @dataclass(frozen=True)
@@ -157,33 +176,77 @@ class World:
         return reference
 
     @once
-    def kernel(self, source: KernelSource) -> LabKernel:
+    def kernel(self, source: KernelSource | SeededSource) -> LabKernel:
         """A kernel image in upstream's shape, in its repository."""
-        packages = self._packages(source.suite)[source.rank]
         builder = self.builder(source.suite)
-        registry = self.registry()
+        if isinstance(source, KernelSource):
+            kernel = self._debian_kernel(source, builder)
+        else:
+            kernel = self._seeded_kernel(source, builder)
+        _, _, image_tag = kernel.reference.rpartition(":")
+        return self.publish(kernel, source.repository, image_tag, index=source.index)
+
+    def _debian_kernel(self, source: KernelSource, builder: str) -> LabKernel:
+        packages = self._packages(source.suite)[source.rank]
         package = next(packages.glob("linux-image-*.deb"))
         release, version = _release_and_version(package)
-        created = _packed_at(package)
-        recipe = IMAGES / "kernel.Dockerfile"
-        texts = [path.read_text() for path in (recipe, IMAGES / "pack-kernel")]
-        image_tag = f"{version}-{_sha1(builder, *texts, *sorted(os.listdir(packages)))}"
+        return self._packed(
+            LabKernel("", "", "", release, version, builder, _packed_at(package)),
+            IMAGES / "kernel.Dockerfile",
+            ("pack-kernel",),
+            sorted(os.listdir(packages)),
+            {"KERNEL_RELEASE": release},
+            packages,
+        )
+
+    def _seeded_kernel(self, source: SeededSource, builder: str) -> LabKernel:
+        """Takes some minutes, once for each lab; so nobody gets it who does not ask for it."""
+        directory = self._sources(source.suite)
+        (package,) = directory.iterdir()
+        version = package.name.split("_")[1].partition("-")[0]
+        created = _packed_at(package) + timedelta(hours=source.hours)
+        return self._packed(
+            LabKernel("", "", "", f"{version}-linuxkit", version, builder, created),
+            IMAGES / "seeded.Dockerfile",
+            ("build-seeded", "seeded.config"),
+            [package.name, source.seed],
+            {"SEED": source.seed},
+            directory,
+        )
+
+    def _packed(
+        self,
+        kernel: LabKernel,
+        recipe: Path,
+        scripts: Iterable[str],
+        identity: Iterable[str],
+        args: Mapping[str, str],
+        packages: Path,
+    ) -> LabKernel:
+        """The kernel with the image that the recipe makes, once for all runs.
+
+        Args:
+            scripts: what the recipe copies, beside it.
+            identity: what else tells this image from others.
+        """
+        registry = self.registry()
+        texts = [path.read_text() for path in (recipe, *(IMAGES / name for name in scripts))]
+        image_tag = f"{kernel.version}-{_sha1(kernel.builder, *texts, *identity)}"
         reference = f"{registry.host}/{KERNELS}:{image_tag}"
         manifest = registry.digest(KERNELS, image_tag)
         if manifest is None:
             self._push(
-                f"kernel {release}",
+                f"kernel {kernel.release} {image_tag[-40:-28]}",
                 recipe,
                 reference,
-                {"BUILDER": builder, "KERNEL_RELEASE": release},
+                {"BUILDER": kernel.builder, **args},
                 contexts={"packages": packages},
-                epoch=int(created.timestamp()),
+                epoch=int(kernel.created.timestamp()),
             )
             manifest = registry.digest(KERNELS, image_tag)
             if manifest is None:
                 raise LabError("the registry lost what was pushed to it", on=reference)
-        kernel = LabKernel(reference, manifest, manifest, release, version, builder, created)
-        return self.publish(kernel, source.repository, image_tag, index=source.index)
+        return replace(kernel, reference=reference, digest=manifest, manifest=manifest)
 
     def publish(
         self, kernel: LabKernel, repository: str, image_tag: str, *, index: bool = True
@@ -209,6 +272,11 @@ class World:
         args = {"KERNELS": suite.kernels, "COUNT": str(suite.count)}
         directory = self._fetched("kernels", suite, args)
         return sorted(directory.iterdir(), key=lambda path: _numbers(path.name), reverse=True)
+
+    @once
+    def _sources(self, suite: Suite) -> Path:
+        """The directory of the package with the kernel's sources."""
+        return self._fetched("sources", suite, {"SOURCE": suite.source})
 
     @once
     def _openzfs(self, suite: Suite) -> tuple[str, Path]:

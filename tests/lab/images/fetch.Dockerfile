@@ -11,8 +11,15 @@ FROM ${BASE} AS openzfs-fetch
 COPY fetch-openzfs /usr/local/bin/
 RUN fetch-openzfs /out
 
+FROM ${BASE} AS sources-fetch
+ARG SOURCE
+RUN apt-get update -q && mkdir /out && cd /out && apt-get download -q "$SOURCE"
+
 FROM scratch AS kernels
 COPY --from=kernels-fetch /out/ /
 
 FROM scratch AS openzfs
 COPY --from=openzfs-fetch /out/ /
+
+FROM scratch AS sources
+COPY --from=sources-fetch /out/ /
