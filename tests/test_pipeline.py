@@ -104,6 +104,10 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert labels["install-zfs.vermagic"].startswith(f"{desktop_kernel.release} SMP ")
     assert labels["install-zfs.zfs-version"] == "2.1.11"
     assert labels["install-zfs.builder-image"] == desktop_kernel.builder
+    builder = Reference.parse(desktop_kernel.builder)
+    assert labels["install-zfs.builder-digest"] == registry.head(builder)
+    assert labels["install-zfs.builder-source"] == "label"
+    assert f"builder {builder} (label), gcc (Debian " in run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
     assert size < 4_000_000
 
