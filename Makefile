@@ -3,7 +3,7 @@ LAB := tests/lab/with-lab
 RUN := $(LAB) $(MAKE) --no-print-directory
 BIN := .venv/bin
 SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab tests/lab/clean $(wildcard release/*.sh image/*.sh) \
-	$(filter-out %.Dockerfile %.yml %/hello,$(wildcard tests/lab/images/*))
+	$(filter-out %.Dockerfile %.config %.yml %/hello,$(wildcard tests/lab/images/*))
 
 .PHONY: help demo test lint clean run-lint run-tests
 
