@@ -6,6 +6,8 @@ that the bytes that get tested are the bytes that get pushed.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import tarfile
@@ -36,6 +38,7 @@ PROJECT = Path(__file__).parent.parent
 """The checkout: where the ``Dockerfile`` and what it copies are."""
 
 TIMEOUT_SECONDS = 2 * 60 * 60.0
+_ROOM_BYTES = 1 << 20
 _MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
 """``uname -m`` of a platform's architecture."""
 _TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
@@ -336,6 +339,9 @@ class Builder:
                 time.sleep(0.05)
             status = process.returncode
         if status != 0:
+            # On a full disk not even the log says so.
+            if shutil.disk_usage(log.parent).free < _ROOM_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
             raise BuildError(
                 "the build failed",
                 on=on,
