@@ -147,6 +147,11 @@ class _Known:
             return
         for other in self._by_name.get(image, ()):
             was = self.entries[other]
+            if was.image == image and was.digest in (None, tag.digest):
+                # Somebody wrote an entry for each of the two tags.
+                platforms = was.platforms or _frozen(tag)
+                self._put(other, replace(was, digest=tag.digest, platforms=platforms))
+                return
             if was.image == image:
                 self.notes.append(f"{image} points to the kernel of {entry.image} now")
                 return

@@ -184,6 +184,22 @@ def test_a_second_tag_on_a_known_digest_is_an_alias(upstream: Upstream) -> None:
     assert "linuxkit-kernel-desktop-3.3.1" in entry.image_tags
 
 
+def test_two_tags_of_one_kernel_that_somebody_wrote_down_stay_as_they_are(
+    upstream: Upstream,
+) -> None:
+    name = f"5.4.39-{'b' * 40}"
+    lines = "".join(f"- image: {upstream.reference(tag)}\n" for tag in (name, f"{name}-amd64"))
+    upstream.write(LISTED, kernels=lines)
+    upstream.push(name, 1)
+    images: list[Image] = [("linux", "amd64", None, digest(10_001), 1)]
+    upstream.listed.push(f"{name}-amd64", digest(10_001), images, DAY)
+    upstream.record()
+    assert [entry.digest for entry in upstream.versions.kernels] == [digest(1), digest(10_001)]
+    again = upstream.record()
+    assert again.changes.revised == ()
+    assert again.changes.notes == ()
+
+
 def test_an_alias_that_moves_on_takes_its_name_along(upstream: Upstream) -> None:
     upstream.push("5.4.39", 1)
     upstream.push("5.4.40", 2)
