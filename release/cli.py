@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from release import __version__, versions
-from release.desktop import show, verdicts
+from release.desktop import judge, show
 from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
@@ -201,6 +201,10 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             for target in targets
         ],
     )
+    for verdict in world.verdicts(entries):
+        if not verdict.entry:
+            why = f"{verdict.reason}; {verdict.hint}" if verdict.hint else verdict.reason
+            click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {why}")
     if news:
         _show_left_out(news.kernels)
     write_json(_outlook(targets, world), json_to)
@@ -213,11 +217,8 @@ def _status_of_desktops(path: Path) -> int:
         notes = world.poll_notes()
         for error in notes.failures:
             report.fail(error)
-    entries = world.versions.kernels
     known = replace(world.desktop_map, rows=(*world.desktop_map.rows, *notes.new))
-    names = {image: entry.image for entry in entries for image in entry.references}
-    judged = verdicts(known, entries, lambda image: names.get(image, image))
-    show(known, judged, notes.not_understood)
+    show(known, judge(known, world.versions.kernels), notes.not_understood)
     return _exit_code((), notes.failures)
 
 

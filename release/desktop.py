@@ -419,14 +419,19 @@ def verdicts(
     return tuple(judge.verdict(desktop, rows[desktop]) for desktop in sorted(rows, key=version_key))
 
 
+def judge(desktop_map: DesktopMap, kernels: Sequence[Entry]) -> tuple[Verdict, ...]:
+    """The verdicts, with the aliases of each kernel as names of the same image."""
+    names = {image: entry.image for entry in kernels for image in entry.references}
+    return verdicts(desktop_map, kernels, lambda image: names.get(image, image))
+
+
 def publishable(desktop_map: DesktopMap, kernels: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
     """By the slug of a kernel, the Docker Desktop versions that the evidence gives to it, without
     those that ``versions.yaml`` has already.
     """
-    names = {image: entry.image for entry in kernels for image in entry.references}
     said = {version for entry in kernels for version in entry.desktop}
     found: dict[str, tuple[str, ...]] = {}
-    for verdict in verdicts(desktop_map, kernels, lambda image: names.get(image, image)):
+    for verdict in judge(desktop_map, kernels):
         if verdict.entry and verdict.desktop not in said:
             slug = verdict.entry.slug
             found[slug] = (*found.get(slug, ()), verdict.desktop)

@@ -25,7 +25,7 @@ from release import child, desktop, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
-from release.desktop import PolledNotes
+from release.desktop import PolledNotes, Verdict
 from release.errors import (
     LackingError,
     NotFoundError,
@@ -191,6 +191,10 @@ class World:
         if news:
             known = replace(known, rows=(*known.rows, *news.desktops.new))
         return desktop.publishable(known, entries)
+
+    def verdicts(self, entries: Sequence[Entry]) -> tuple[Verdict, ...]:
+        """What the recorded evidence says of each Docker Desktop version."""
+        return desktop.judge(self.desktop_map, entries)
 
     def plan(
         self,

@@ -331,6 +331,13 @@ def test_a_desktop_version_is_published_for_what_the_notes_link(noted: tuple[Des
     assert desk.run("poll").exit_code == poll.exit_code == 0
     assert desk.path.with_name("desktop.yaml").read_bytes() == written
 
+    status = desk.run("status").stdout.splitlines()
+    assert [line.split(":")[:2] for line in status[-2:]] == [
+        ["Docker Desktop 3.3.0", " contradictory"],
+        ["Docker Desktop 4.31.0", " no-headers"],
+    ]
+    assert "python -m release capture" in status[-1]
+
     chosen = desk.run("plan", "--only", "desktop-4.13.0")
     assert chosen.exit_code == 0
     assert "not chosen in this run" in chosen.stdout

@@ -20,6 +20,7 @@ from semver import Version
 from release.http import Http
 from release.reference import Reference
 from release.registry import Registry
+from tests.lab.hub import Image
 from tests.lab.setup import Setup, requests_by_host
 from tests.lab.world import NEWER, LabKernel, World
 
@@ -110,6 +111,27 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert f"builder {builder} (label), gcc (Debian " in run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
     assert size < 4_000_000
+
+
+def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
+    setup: Setup, desktop_kernel: LabKernel
+) -> None:
+    setup.push(desktop_kernel)
+    images: list[Image] = [("linux", "amd64", None, desktop_kernel.manifest, 1)]
+    setup.hub.repository("docker", "for-desktop-kernel").push(
+        "desktop-4.13.0", desktop_kernel.digest, images
+    )
+    setup.write_versions()
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    (outcome,) = run.outcomes
+    assert outcome["status"] == "published"
+    assert "is another tag of" in run.stderr
+    (entry,) = setup.load().kernels
+    assert [alias.tag for alias in entry.aliases] == ["desktop-4.13.0"]
+    second = "docker-for-desktop-kernel-desktop-4.13.0"
+    assert setup.tags() == {entry.slug: outcome["digest"], second: outcome["digest"]}
+    assert [one["status"] for one in setup.run("sync").outcomes] == ["unchanged"]
 
 
 def test_choosing_leaves_out_but_loses_nothing(
