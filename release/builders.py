@@ -83,10 +83,11 @@ def candidates(
         return
     if label := kernel.labels.get(BUILD_IMAGE_LABEL):
         yield BuilderSource.LABEL, label
-    if version := ImageTag.parse(entry.image.tag or "").version:
+    about = ImageTag.parse(entry.image.tag or "")
+    if about.version:
         # Upstream leaves out the last number where it is 0.
-        named = ".".join(map(str, ImageTag.parse(entry.image.tag or "").numbers))
-        tags = dict.fromkeys((f"{named}-builder", f"{version}-builder"))
+        named = ".".join(map(str, about.numbers))
+        tags = dict.fromkeys((f"{named}-builder", f"{about.version}-builder"))
         # Docker's kernels are LinuxKit's, compiled by the same images.
         linuxkit = replace(entry.image, repository="linuxkit/kernel")
         for repository in dict.fromkeys((entry.image.name, linuxkit.name)):

@@ -203,8 +203,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
     )
     for verdict in world.verdicts(entries):
         if not verdict.entry:
-            why = f"{verdict.reason}; {verdict.hint}" if verdict.hint else verdict.reason
-            click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {why}")
+            click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {verdict.why}")
     if news:
         _show_left_out(news.kernels)
     write_json(_outlook(targets, world), json_to)

@@ -394,6 +394,11 @@ class Verdict:
     hint: str = ""
     entry: Entry | None = None
 
+    @property
+    def why(self) -> str:
+        """The reason, and what can be done."""
+        return f"{self.reason}; {self.hint}" if self.hint else self.reason
+
 
 def _itself(image: Reference) -> Reference:
     return image
@@ -551,7 +556,6 @@ def show(
     for row in _sorted(desktop_map.rows):
         verdict = by_version[row.desktop]
         image = verdict.entry.image if verdict.entry else row.image
-        why = f"{verdict.reason}; {verdict.hint}" if verdict.hint else verdict.reason
         cells.append(
             (
                 row.desktop,
@@ -561,7 +565,7 @@ def show(
                 row.grade,
                 verdict.finding,
                 image or "",
-                "" if row.desktop in told else why,
+                "" if row.desktop in told else verdict.why,
             )
         )
         told.add(row.desktop)
