@@ -80,8 +80,8 @@ _NT_GNU_BUILD_ID = 3
 def read_build_id(kernel: Path) -> str:
     """The GNU build-id of a bootable kernel in hexadecimal, as ``/sys/kernel/notes`` has it.
 
-    Empty where it cannot be told: an arm64 ``Image`` has no ELF header that says where its notes are,
-    and those of the vDSO are among them, too.
+    Empty where it cannot be told: an arm64 ``Image`` has no ELF header that says where its notes
+    are, and it holds those of the vDSO, too.
     """
     content = kernel.read_bytes()
     with suppress(*_CORRUPT):
