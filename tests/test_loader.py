@@ -93,6 +93,42 @@ END
 chmod 755 /image/userland/$version/zpool
 """
 
+# Gives the image 99 more kernels: another build of the running release, three of the same version,
+# and ninety-five older and newer ones.
+MANY_KERNELS = """
+set -- /image/kernels/*
+other() { # RELEASE BANNER
+    mkdir "/image/kernels/$1-other"
+    sed "s/^kernel_release=.*/kernel_release=$1/; s/^kernel_banner=.*/kernel_banner=$2/;
+         s/^build_id=.*/build_id=0000000000000000000000000000000000000000/" \
+        "$template" >"/image/kernels/$1-other/kernel.env"
+}
+template=$1/kernel.env
+release=$(uname -r)
+version=${release%%-*}
+line=${version%.*}
+for number in $(seq 10 40); do
+    other "$line.$number" "Linux version $line.$number (me@here) #1"
+    other "5.$number.0" "Linux version 5.$number.0 (me@here) #1"
+    other "4.$number.0" "Linux version 4.$number.0 (me@here) #1"
+done
+for suffix in one two three; do
+    other "$version-$suffix" "Linux version $version-$suffix (me@here) #1"
+done
+for number in 1 2; do
+    other "5.$number.0" "Linux version 5.$number.0 (me@here) #1"
+done
+other "$release" "Linux version $release (me@here) #1 SMP"
+ls /image/kernels | wc -l
+"""
+FEWER_KERNELS = "rm -r /image/kernels/*-other"
+SECONDS = """
+read -r before rest </proc/uptime
+for n in 1 2 3; do container /install-zfs check >/dev/null; done
+read -r after rest </proc/uptime
+echo $before $after
+"""
+
 # One after the other in one boot, so that each finds what those before it have left.
 SCENARIOS = (
     Command("info", "container /install-zfs info"),
@@ -159,6 +195,11 @@ SCENARIOS = (
     Command("modules-untouched", MODULES.script),
     Command("check", "container /install-zfs check"),
     Command("modules-after-check", MODULES.script),
+    Command("seconds-of-one", SECONDS),
+    Command("many", MANY_KERNELS),
+    Command("check-among-many", "container /install-zfs check"),
+    Command("seconds-of-many", SECONDS),
+    Command("fewer", FEWER_KERNELS),
     Command(
         "refused",
         "cd /image/kernels/*; mv zfs.ko /tmp; head -c 100000 /tmp/zfs.ko >zfs.ko;"
@@ -292,6 +333,7 @@ EXIT_CODES = {
     "built-in": 0,
     "unload-without-zfs": 0,
     "check": 0,
+    "check-among-many": 0,
     "refused": 1,
     "load": 0,
     "load-again": 0,
@@ -315,6 +357,10 @@ ON_ANOTHER_KERNEL = (
     Command("other-kernel", "container /install-zfs"),
     Command("other-kernel-check", "container /install-zfs check"),
     Command("other-kernel-info", "container /install-zfs info"),
+    Command("many", MANY_KERNELS),
+    Command("other-kernel-of-many", "container /install-zfs"),
+    Command("none-near", "rm -r /image/kernels/6.*; container /install-zfs check"),
+    Command("no-kernels", "rm -r /image/kernels; container /install-zfs check"),
     Command("modules-afterwards", MODULES.script),
     Command("banner", "cat /proc/version"),
 )
@@ -323,6 +369,9 @@ EXIT_CODES_ON_ANOTHER_KERNEL = {
     "other-kernel": 3,
     "other-kernel-check": 3,
     "other-kernel-info": 0,
+    "other-kernel-of-many": 3,
+    "none-near": 3,
+    "no-kernels": 3,
 }
 
 
@@ -524,3 +573,13 @@ def test_parameters_reach_the_modules_that_have_them(transcript: Transcript) -> 
 
 def test_a_parameter_of_a_loaded_module_is_set(transcript: Transcript) -> None:
     assert transcript["set-parameter-value"].output == "150000000"
+
+
+def test_a_hundred_kernels_cost_no_time(transcript: Transcript) -> None:
+    assert transcript["many"].output == "100"
+    assert _seconds(transcript["seconds-of-many"]) < 2 * _seconds(transcript["seconds-of-one"]) + 3
+
+
+def _seconds(outcome: Outcome) -> float:
+    before, after = outcome.output.split()
+    return float(after) - float(before)
