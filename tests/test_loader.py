@@ -67,7 +67,7 @@ def _with_foreign_modules(facts: str) -> str:
 
 FOR_ANOTHER_BUILD = "s/^build_id=.*/build_id=0000000000000000000000000000000000000000/"
 WITHOUT_BUILD_ID = "/^build_id=/d"
-FOR_ANOTHER_KERNEL = "s/^kernel_banner=.* #/kernel_banner=Linux version 6.1.0-other (me@here) #/"
+FOR_ANOTHER_KERNEL = "s/^kernel_banner=.*/kernel_banner=Linux version 6.1.0-other (me@here) #1/"
 SERVER = "http://127.0.0.1:8080"
 
 
