@@ -386,6 +386,7 @@ ON_ANOTHER_KERNEL = (
     Command("other-kernel-of-many", "container /install-zfs"),
     Command("none-near", "rm -r /image/kernels/6.*; container /install-zfs check"),
     Command("no-kernels", "rm -r /image/kernels; container /install-zfs check"),
+    Command("no-kernels-zpool", "container /install-zfs zpool status"),
     Command("modules-afterwards", MODULES.script),
     Command("banner", "cat /proc/version"),
 )
@@ -397,6 +398,7 @@ EXIT_CODES_ON_ANOTHER_KERNEL = {
     "other-kernel-of-many": 3,
     "none-near": 3,
     "no-kernels": 3,
+    "no-kernels-zpool": 2,
 }
 
 
