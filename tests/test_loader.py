@@ -246,7 +246,10 @@ SCENARIOS = (
     Command("modules-after-load-again", MODULES.script),
     Command(
         "load-without-device",
-        _inside("/bin/busybox mount -t tmpfs -o ro tmpfs /dev; exec /install-zfs load"),
+        _inside(
+            "/bin/busybox mount -t tmpfs tmpfs /dev; /bin/busybox mknod /dev/null c 1 3;"
+            " /bin/busybox mount -o remount,ro /dev; exec /install-zfs load"
+        ),
     ),
     Command("check-loaded", "container /install-zfs check"),
     Command("info-loaded", "container /install-zfs info"),
