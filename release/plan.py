@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from release.github import Release
+from release.github import Asset, Release
 from release.reference import Platform, architecture
 from release.report import Status
 from release.solver import Choice, Chosen, Policy, Waiting
@@ -23,7 +23,21 @@ def git_tag(slug: str, zfs: str) -> str:
 
 def asset_name(slug: str, platform: Platform) -> str:
     """The release asset that holds the sideload tar of one platform."""
+    return f"zfs-{slug}-{architecture(platform)}.tar.xz"
+
+
+def old_asset_name(slug: str, platform: Platform) -> str:
+    """What :func:`asset_name` was at first. Published releases keep such an asset."""
     return f"zfs-{slug}-{architecture(platform)}.tar.zst"
+
+
+def find_asset(release: Release, slug: str, platform: Platform) -> Asset | None:
+    """The uploaded sideload tar of one platform, under its name or its old one."""
+    for name in (asset_name(slug, platform), old_asset_name(slug, platform)):
+        asset = release.asset(name)
+        if asset and asset.state == "uploaded" and asset.size:
+            return asset
+    return None
 
 
 def desktop_tag(version: str) -> str:
@@ -213,5 +227,7 @@ def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed)
     release = observed.release(git_tag(slug, zfs))
     if release is None or release.draft:
         return False
-    uploaded = {asset.name for asset in release.assets if asset.state == "uploaded" and asset.size}
-    return {SUMS, *(asset_name(slug, platform) for platform in here)} <= uploaded
+    sums = release.asset(SUMS)
+    return bool(sums and sums.state == "uploaded" and sums.size) and all(
+        find_asset(release, slug, platform) for platform in here
+    )

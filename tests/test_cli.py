@@ -96,7 +96,7 @@ class Desk:
         self.path.write_text(self.head + self.entry + facts + self.new + elsewhere)
         for tag in (SLUG, "desktop-4.13.0"):
             self.registry.put("me/zfs", tag, {})
-        assets = {f"zfs-{SLUG}-{arch}.tar.zst": b"x", "SHA256SUMS": b"x"}
+        assets = {f"zfs-{SLUG}-{arch}.tar.xz": b"x", "SHA256SUMS": b"x"}
         self.releases.add_release(f"{SLUG}-zfs-0.8.4", assets)
 
     def provide(self, *programs: str, script: str = "exit 0") -> None:
@@ -439,7 +439,7 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
         )
         desk.registry.put("me/zfs", slug, {})
         desk.releases.add_release(
-            f"{slug}-zfs-0.8.4", {f"zfs-{slug}-{arch}.tar.zst": b"x", "SHA256SUMS": b"x"}
+            f"{slug}-zfs-0.8.4", {f"zfs-{slug}-{arch}.tar.xz": b"x", "SHA256SUMS": b"x"}
         )
         kernels += (
             f"- image: {name}:{tag}\n  digest: {digest}\n"
