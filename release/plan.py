@@ -11,7 +11,7 @@ from release.reference import Platform, architecture
 from release.report import Status
 from release.solver import Choice, Chosen, Policy, Waiting
 from release.tags import ImageTag
-from release.versions import Entry
+from release.versions import Entry, modules_tag
 
 SUMS = "SHA256SUMS"
 
@@ -208,7 +208,9 @@ def _target(
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
     elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
         missing.append("release")
-    names = (*entry.image_tags[1:], *map(desktop_tag, desktop))
+    names = [*entry.image_tags[1:], *map(desktop_tag, desktop)]
+    if zfs and _has_modules_tag(entry.slug, zfs, observed):
+        names.insert(0, modules_tag(entry.slug))
     missing += [name for name in names if name not in observed.image_tags]
     if not entry.resolved:
         missing.append("record")
@@ -220,6 +222,12 @@ def _target(
     elif choice and not isinstance(choice, Chosen) and not entry.zfs:
         why = choice.reason
     return Target(entry, here, tuple(missing), why, elsewhere, choice, desktop)
+
+
+def _has_modules_tag(slug: str, zfs: str, observed: Observed) -> bool:
+    """Whether a kernel's image was published without its userland, too: its release says so."""
+    release = observed.release(git_tag(slug, zfs))
+    return release is not None and f":{modules_tag(slug)}`" in release.body
 
 
 def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed) -> bool:

@@ -12,12 +12,13 @@ from release.build import Built
 from release.errors import NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, file_digest
+from release.layers import START_BYTES, Assembled, Image, without_userland
 from release.layout import Layout
 from release.plan import SUMS, asset_name, git_tag, old_asset_name
 from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import OCI_INDEX, Document, Registry
 from release.resolve import Kernel
-from release.versions import Entry
+from release.versions import Entry, modules_tag
 
 _XZ_PRESET = 6
 """Layers are compressed already: 6 is 0.4 % below 0, and nothing above it is any smaller."""
@@ -45,9 +46,46 @@ def push(
         document = built[0].layout.manifest
     else:
         there = published(registry, image.with_tag(slug), kernel)
-        document = _index({**there, **{one.platform: one.layout.manifest for one in built}})
+        document = index({**there, **{one.platform: one.layout.manifest for one in built}})
     registry.put(image.with_tag(slug), document)
+    _push_modules(registry, image, slug, kernel, built)
     return document
+
+
+def modules_alone(built: Built) -> Assembled | None:
+    """A built image without its userland; None where it has none."""
+    layout = built.layout
+
+    def start_of(digest: Digest) -> bytes:
+        with layout.blob(digest).open("rb") as file:
+            return file.read(START_BYTES)
+
+    return without_userland(Image.read(layout.manifest, layout.config, start_of))
+
+
+def _push_modules(
+    registry: Registry, image: Reference, slug: str, kernel: Kernel, built: Sequence[Built]
+) -> None:
+    """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
+    found = {one.platform: modules_alone(one) for one in built}
+    alone = {platform: assembled for platform, assembled in found.items() if assembled}
+    if not alone:
+        return
+    for assembled in alone.values():
+        put_assembled(registry, image, assembled)
+    manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
+    reference = image.with_tag(modules_tag(slug))
+    if len(kernel.platforms) == 1:
+        (document,) = manifests.values()
+    else:
+        document = index({**published(registry, reference, kernel), **manifests})
+    registry.put(reference, document)
+
+
+def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:
+    """Puts the manifest and the configuration of an image whose layers are there."""
+    registry.upload(image, assembled.config_digest, assembled.config)
+    registry.put(image.at(assembled.manifest.digest), assembled.manifest)
 
 
 def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[Platform, Document]:
@@ -70,7 +108,7 @@ def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
     return labels.get("install-zfs.kernel-digest") == manifest and wanted <= labels.keys()
 
 
-def _index(manifests: Mapping[Platform, Document]) -> Document:
+def index(manifests: Mapping[Platform, Document]) -> Document:
     """An OCI index (image-spec, "image-index.md") of the platforms' manifests."""
     items = []
     for platform, manifest in sorted(manifests.items()):
@@ -300,6 +338,9 @@ def _notes(entry: Entry, kernel: Kernel, image: Reference, built: Iterable[Built
             f"| Kernel banner ({arch}) | `{_code(one.labels['install-zfs.kernel-banner'])}` |",
             f"| Module image digest ({arch}) | `{one.digest}` |",
         ]
+    if any(map(modules_alone, built)):
+        alone = str(image.with_tag(modules_tag(entry.slug))).removeprefix("docker.io/")
+        lines.append(f"| Without `zfs` and `zpool` | `{alone}` |")
     lines += [
         f"| Compiled with | `{entry.builder}` |",
         "",

@@ -129,6 +129,11 @@ def slug(image: Reference) -> str:
     return f"{image.repository}-{image.tag}".replace("/", "-")
 
 
+def modules_tag(slug: str) -> str:
+    """The image tag of a kernel's image without the userland, where it was built with one."""
+    return f"{slug}-modules"
+
+
 DEFAULT_SOURCES = (
     Source(Reference(DOCKER_HUB, "docker/for-desktop-kernel"), DOCKER_HUB_URL),
     Source(Reference(DOCKER_HUB, "linuxkit/kernel"), DOCKER_HUB_URL),
@@ -268,7 +273,7 @@ def _kernels(nodes: list[Node]) -> tuple[Entry, ...]:
                     f"{alias} is already a tag of {other.image}",
                     "remove it from aliases here",
                 )
-        for name in entry.image_tags:
+        for name in (*entry.image_tags, modules_tag(entry.slug)):
             if (same := names.setdefault(name, entry)) is not entry:
                 raise node.error(
                     f"{entry.image} would be published under the name of {same.image}",
