@@ -28,6 +28,12 @@ from release.solver import Policy
 from release.yamlfile import Node, appended, compose, end_of, read, write
 
 DOCKER_HUB_URL = "https://hub.docker.com"
+MAX_LAYERS = 125
+"""As many layers as an image may have: overlay2's 127 without the two of a container (moby,
+``layer/layer_store.go``: ``maxLayerDepth``)."""
+
+_MOST_KERNELS = MAX_LAYERS - 2
+"""The loader and the catalogue are the other two layers of ``latest``."""
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _BEGIN = "image: docker.io/NAME/install-zfs"
@@ -153,6 +159,8 @@ class Versions:
     """A table of builder images in place of the project's."""
     request_budget: int = 500
     """How many requests a poll may make."""
+    latest: int = 100
+    """Of how many kernels ``latest`` holds the modules; 0 for no ``latest``."""
     kernels: tuple[Entry, ...] = ()
 
 
@@ -178,6 +186,7 @@ def parse(path: Path, text: str) -> Versions:
         "desktop",
         "builders",
         "request_budget",
+        "latest",
         "kernels",
         required=["image"],
     )
@@ -205,6 +214,7 @@ def parse(path: Path, text: str) -> Versions:
         )
         if "request_budget" in top
         else Versions.request_budget,
+        latest=_latest(top["latest"]) if "latest" in top else Versions.latest,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
     )
 
@@ -241,6 +251,17 @@ def _policy(node: Node) -> Policy:
     if text not in list(Policy):
         raise node.error(f"{text!r} is not a policy", f"write one of: {', '.join(Policy)}")
     return Policy(text)
+
+
+def _latest(node: Node) -> int:
+    kernels = node.mapping("kernels", required=["kernels"])["kernels"]
+    number = int(kernels.match(re.compile("[0-9]{1,6}"), "a number of kernels", "100"))
+    if number > _MOST_KERNELS:
+        raise kernels.error(
+            f"an image has room for {_MOST_KERNELS} kernels: it may have {MAX_LAYERS} layers",
+            f"write at most {_MOST_KERNELS}; the catalogue names all kernels in any case",
+        )
+    return number
 
 
 def _release_notes(node: Node) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ class Desk:
             f"# our kernels\nimage: {host}/me/zfs\nsources:\n"
             f"- repository: {host}/linuxkit/kernel\n  hub: {self.hub.url}\n"
             f"- repository: {host}/mirror/kernel\n"
-            f"openzfs:\n  api: {self.github.url}\nkernels:\n"
+            f"openzfs:\n  api: {self.github.url}\nlatest: {{kernels: 0}}\nkernels:\n"
         )
         self.path.write_text(self.head + self.entry)
 
