@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from release import publish
-from release.errors import NotFoundError, PublishError
+from release.errors import NotFoundError, PublishError, UpstreamError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest
 from release.layers import (
@@ -219,8 +219,11 @@ class Before:
 
 
 def read_before(registry: Registry, image: Reference) -> Before:
-    """Reads the present ``latest``; nothing is known where it is not as this module makes it."""
-    with suppress(NotFoundError, KeyError, ValueError, TypeError, PublishError):
+    """Reads the present ``latest``; where it is not as this module makes it, nothing is known of
+    its members, and all are read.
+    """
+    malformed = (KeyError, IndexError, ValueError, TypeError, AttributeError)
+    with suppress(NotFoundError, UpstreamError, PublishError, *malformed):
         document = registry.get(image.with_tag(TAG))
         lines: dict[tuple[str, str], Line] = {}
         parts: dict[tuple[str, Platform], Part] = {}

@@ -200,11 +200,14 @@ def read_file_layer(blob: bytes, name: str) -> bytes:
     """The file in such a layer.
 
     Raises:
-        KeyError: it is not in it.
+        PublishError: it is not in it.
     """
-    with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
-        file = tar.extractfile(name)
-        return file.read() if file else b""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
+            file = tar.extractfile(name)
+            return file.read() if file else b""
+    except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
+        raise PublishError(f"a layer has no {name}", detail=str(error)) from error
 
 
 def _json(content: Any) -> bytes:
