@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from release.sync import native_platform
+from release import latest, versions
+from release.reference import parse_digest
+from release.sync import World, native_platform
 from tests.lab.docs import Docs
 from tests.lab.github import GitHub, Repository
 from tests.lab.hub import Hub
@@ -426,6 +428,20 @@ def test_a_sync_with_nothing_to_do(desk: Desk) -> None:
     assert desk.path.read_bytes() == content
 
 
+def put_latest(desk: Desk) -> None:
+    """Publishes a ``latest`` that was made from the releases that there are."""
+    environment = {
+        "GITHUB_API_URL": desk.github.url,
+        "GITHUB_REPOSITORY": "me/install-zfs",
+        "GITHUB_TOKEN": "writer",
+    }
+    world = World(versions.load(desk.path), environment)
+    wanted = world.wanted_latest(world.versions.kernels, world.observe())
+    digest = desk.registry.put("me/zfs", "latest", {})
+    record = latest.record(parse_digest(digest), wanted.fingerprint)
+    desk.registry.put("me/zfs", record.digest, record.raw)
+
+
 def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
     """Everything is listed in bulk: the requests do not grow with the kernels."""
     arch = native_platform().partition("/")[2]
@@ -446,12 +462,15 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
             f"  platforms: {{linux/{arch}: {digest}}}\n  builder: linuxkit/alpine:1\n"
             f"  zfs: 0.8.4\n"
         )
-    desk.path.write_text(desk.head + kernels + desk.new)
+    head = desk.head.replace("latest: {kernels: 0}\n", "")
+    desk.path.write_text(head + kernels + desk.new)
+    put_latest(desk)
+    asked = desk.requests
     run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", "--json", "outcomes.json")
     assert run.exit_code == 0, run.stderr
     outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
     assert Counter(one["status"] for one in outcomes) == {"unchanged": 100, "skipped": 1}
-    assert desk.requests <= 10
+    assert desk.requests - asked <= 10
 
 
 # Which ZFS

@@ -110,6 +110,13 @@ def test_a_published_release_may_have_its_assets_under_old_names() -> None:
     assert not one_target(ONE, [ONE.slug], [old]).to_do
 
 
+def test_the_tag_of_the_modules_alone_is_missed_where_the_release_names_it() -> None:
+    body = f"| Without `zfs` and `zpool` | `me/zfs:{ONE.slug}-modules` |"
+    named = dataclasses.replace(release_of(ONE), body=body)
+    assert one_target(ONE, [ONE.slug], [named]).missing == (f"{ONE.slug}-modules",)
+    assert not one_target(ONE, [ONE.slug, f"{ONE.slug}-modules"], [named]).to_do
+
+
 def test_a_published_release_counts_though_drafts_lie_about() -> None:
     releases = [release_of(ONE, draft=True), release_of(ONE), release_of(ONE, draft=True)]
     assert not one_target(ONE, [ONE.slug], releases).to_do
