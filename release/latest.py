@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from release import publish
 from release.errors import NotFoundError, PublishError, UpstreamError
@@ -35,6 +35,8 @@ from release.plan import SUMS, Observed, find_asset, git_tag, newest_first
 from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import OCI_MANIFEST, Document, Registry
 from release.versions import MAX_LAYERS, Entry
+
+T = TypeVar("T")
 
 TAG = "latest"
 CATALOGUE = "catalogue"
@@ -272,15 +274,22 @@ class Reader:
     before: Before
     _images: dict[tuple[str, Platform], Image] = field(default_factory=dict)
 
-    def line(self, member: Member) -> Line | None:
-        """The catalogue's line for a member; None where its image is not the release's."""
+    def line(self, member: Member) -> Line:
+        """The catalogue's line for a member.
+
+        Raises:
+            PublishError: its image is not the one of its release.
+        """
         sha256 = self._sha256(member)
         known = self.before.lines.get((member.entry.slug, _machine(member.platform)))
         labels: Mapping[str, str] = {}
         if known is None or known.sha256 != sha256:
             labels = self.read(member).labels
-            if labels.get("install-zfs.zfs-version") != member.entry.zfs:
-                return None
+            if (found := labels.get("install-zfs.zfs-version")) != member.entry.zfs:
+                raise PublishError(
+                    f"has ZFS {found}, and its release ZFS {member.entry.zfs}",
+                    on=str(self.image.with_tag(member.entry.slug)),
+                )
         assert member.entry.zfs
         return Line(
             _machine(member.platform),
@@ -385,7 +394,7 @@ class Latest:
         catalogue: the layer with the catalogue.
         held: by platform, whose modules it holds, the newest first.
         to_boot: by platform, the kernel to boot it with: the newest that was not in it before.
-        left_out: slugs whose image is not the one of their release.
+        left_out: what is published and could not be taken, with the reason.
     """
 
     images: Mapping[Platform, Assembled]
@@ -393,7 +402,7 @@ class Latest:
     catalogue: bytes
     held: Mapping[Platform, tuple[Part, ...]]
     to_boot: Mapping[Platform, tuple[Member, Line]]
-    left_out: tuple[str, ...]
+    left_out: tuple[PublishError, ...]
 
     @property
     def bytes(self) -> int:
@@ -408,40 +417,56 @@ class Latest:
 
 def build(wanted: Wanted, reader: Reader) -> Latest:
     """Puts ``latest`` together. The same releases and images give the same bytes."""
-    with ThreadPoolExecutor(_JOBS) as pool:
-        lines = list(pool.map(reader.line, wanted.members))
-    known = {
-        one.key: line for one, line in zip(wanted.members, lines, strict=True) if line is not None
-    }
-    left_out = tuple(one.entry.slug for one in wanted.members if one.key not in known)
+    known, left_out = _of_each(reader.line, wanted.members)
+    if not known:
+        raise left_out[0]
     wanted = replace(wanted, members=tuple(one for one in wanted.members if one.key in known))
-    if not wanted.members:
-        raise PublishError(
-            "holds no kernel: no image is that of its release",
-            on=str(reader.image.with_tag(TAG)),
-            hint="run again, so that images and releases are brought together",
-        )
     text = "".join(f"{known[one.key]}\n" for one in wanted.members)
     catalogue, blob = file_layer(CATALOGUE, text.encode())
     images: dict[Platform, Assembled] = {}
     held: dict[Platform, tuple[Part, ...]] = {}
     to_boot: dict[Platform, tuple[Member, Line]] = {}
     for platform in wanted.platforms:
-        members = wanted.newest(platform)
+        found, odd = _of_each(lambda one: reader.part(one, known[one.key]), wanted.newest(platform))
+        left_out += odd
+        if not found:
+            continue
+        members = [one for one in wanted.newest(platform) if one.key in found]
         newest = reader.read(members[0])
-        with ThreadPoolExecutor(_JOBS) as pool:
-            parts = list(pool.map(lambda one: reader.part(one, known[one.key]), members))
         loader = newest.of(Kind.LOADER)
-        parts = _that_fit(parts, MAX_LAYERS - len(loader) - 1)
+        parts = _that_fit(list(found.values()), MAX_LAYERS - len(loader) - 1)
         images[platform] = _image(platform, newest, parts, (*loader, catalogue))
         held[platform] = tuple(parts)
         candidates = [(one, known[one.key]) for one in members[: len(parts)]]
         to_boot[platform] = next(
             (pair for pair in candidates if reader.is_new(pair[1])), candidates[0]
         )
+    if not images:
+        raise left_out[0]
     manifests = {platform: one.manifest for platform, one in images.items()}
     document = next(iter(manifests.values())) if len(manifests) == 1 else publish.index(manifests)
-    return Latest(images, document, blob, held, to_boot, left_out)
+    return Latest(images, document, blob, held, to_boot, tuple(left_out))
+
+
+def _of_each(
+    make: Callable[[Member], T], members: Sequence[Member]
+) -> tuple[dict[tuple[str, Platform], T], list[PublishError]]:
+    """What can be made of members, side by side, and why nothing could be made of the others."""
+
+    def tried(member: Member) -> T | PublishError:
+        try:
+            return make(member)
+        except PublishError as error:
+            return error
+
+    with ThreadPoolExecutor(_JOBS) as pool:
+        made = list(pool.map(tried, members))
+    found = {
+        one.key: result
+        for one, result in zip(members, made, strict=True)
+        if not isinstance(result, PublishError)
+    }
+    return found, [result for result in made if isinstance(result, PublishError)]
 
 
 def _that_fit(parts: Sequence[Part], room: int) -> list[Part]:
@@ -501,6 +526,8 @@ def _image(
 def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -> bool:
     """Pushes what is not there of ``latest``, then its record, and moves the tag last.
 
+    A ``latest`` that lacks what is published gets no record, so that the next run tries again.
+
     Returns:
         Whether the tag moved.
     """
@@ -509,9 +536,10 @@ def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -
         registry.upload(image, bytes_digest(latest.catalogue), latest.catalogue)
         for one in latest.images.values():
             publish.put_assembled(registry, image, one)
-    registry.upload(image, bytes_digest(_EMPTY), _EMPTY)
-    note = record(latest.document.digest, wanted.fingerprint)
-    registry.put(image.at(note.digest), note)
+    if not latest.left_out:
+        registry.upload(image, bytes_digest(_EMPTY), _EMPTY)
+        note = record(latest.document.digest, wanted.fingerprint)
+        registry.put(image.at(note.digest), note)
     if there == latest.document.digest:
         return False
     registry.put(image.with_tag(TAG), latest.document)

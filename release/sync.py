@@ -589,8 +589,8 @@ def move_latest(world: World, observed: Observed, report: Report) -> bool:
     report.step(latest.TAG, "put together")
     before = latest.read_before(world.registry, image)
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
-    for slug in made.left_out:
-        report.warn(f"{latest.TAG} lacks {slug}: its image is not that of its release")
+    for error in made.left_out:
+        report.warn(f"{latest.TAG} lacks what is published: {error.summary}")
     for platform in sorted(set(made.images) & world.platforms):
         _smoke_latest(world, made, platform, report)
     report.step(latest.TAG, "push")

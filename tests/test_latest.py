@@ -258,9 +258,16 @@ def test_nothing_that_was_not_published_gets_in(scene: Scene) -> None:
 def test_an_image_that_is_not_its_release_s_is_left_out(scene: Scene) -> None:
     put(scene.server, OLD)
     put(scene.server, dataclasses.replace(NEW, zfs="2.2.0"))
-    made = scene.build(scene.wanted([OLD, NEW]))
-    assert made.left_out == (NEW.slug,)
+    wanted = scene.wanted([OLD, NEW])
+    made = scene.build(wanted)
+    (error,) = made.left_out
+    assert error.summary.endswith(f"{NEW.slug}: has ZFS 2.2.0, and its release ZFS 2.1.5")
     assert [line.slug for line in lines(made)] == [OLD.slug]
+    scene.bring(wanted)
+    assert scene.is_behind(wanted), "until the two are brought together"
+    put(scene.server, NEW)
+    scene.bring(wanted)
+    assert not scene.is_behind(wanted)
 
 
 def test_an_image_of_another_kernel_is_refused(scene: Scene) -> None:
