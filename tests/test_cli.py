@@ -442,6 +442,20 @@ def put_latest(desk: Desk) -> None:
     desk.registry.put("me/zfs", record.digest, record.raw)
 
 
+def test_a_latest_that_is_behind_is_told_and_needs_what_publishing_needs(desk: Desk) -> None:
+    desk.complete()
+    on = desk.path.read_text().replace("latest: {kernels: 0}\n", "")
+    desk.path.write_text(on)
+    for command in ("plan", "status"):
+        assert "me/zfs:latest is behind" in desk.run(command).stdout
+    assert desk.run("sync").exit_code == MISSING_HERE
+    assert desk.run("sync", "--limit", "0").exit_code == 0
+    put_latest(desk)
+    for command in (["sync"], ["publish", "all"]):
+        assert desk.run(*command).exit_code == 0
+    assert "latest" not in desk.run("plan").stdout
+
+
 def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
     """Everything is listed in bulk: the requests do not grow with the kernels."""
     arch = native_platform().partition("/")[2]
