@@ -451,8 +451,8 @@ def test_a_latest_that_is_behind_is_told_and_needs_what_publishing_needs(desk: D
     assert desk.run("sync").exit_code == MISSING_HERE
     assert desk.run("sync", "--limit", "0").exit_code == 0
     put_latest(desk)
-    for command in (["sync"], ["publish", "all"]):
-        assert desk.run(*command).exit_code == 0
+    for arguments in (["sync"], ["publish", "all"]):
+        assert desk.run(*arguments).exit_code == 0
     assert "latest" not in desk.run("plan").stdout
 
 

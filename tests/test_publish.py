@@ -38,7 +38,8 @@ class OneImage(Built):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(publish, "modules_alone", lambda _: None)
     with Server() as server:
         server.add(Repository("me", "zfs"))
         server.add_token("writer", push=["me/zfs"])
