@@ -355,3 +355,16 @@ def test_whether_one_may_push_is_found_out_without_pushing(
         assert server.tokens[-1] == "repository:a/b:pull,push"
         assert [request.method for request in server.requests][-2:] == ["POST", "DELETE"]
         assert (server.blobs, server.manifests) == ({}, {})
+
+
+def test_a_blob_is_checked_and_its_beginning_may_be_asked_for(
+    server: SmallRegistry, registry: Registry
+) -> None:
+    digest = Digest(server.put_blob(BLOB)["digest"])
+    assert registry.blob(ref(server), digest) == BLOB
+    assert registry.blob(ref(server), digest, first=10) == BLOB, "it knows no ranges"
+    server.fail("blobs", Response(206, {}, BLOB[:10]))
+    assert registry.blob(ref(server), digest, first=10) == BLOB[:10]
+    server.fail("blobs", Response(200, {}, b"other bytes"))
+    with pytest.raises(UpstreamError, match="other bytes"):
+        registry.blob(ref(server), digest)
