@@ -21,7 +21,7 @@ def after_build(slug: str, tar: str, image: Reference, *, tested: bool) -> str:
     remote = str(image.with_tag(slug)).removeprefix("docker.io/")
     name = tar.rpartition("/")[2]
     lines = [
-        f"{slug}: {tar} and the local image {local}",
+        f"{slug}: built",
         "  load it into the Docker on this machine:",
         f"    docker run --rm --privileged {local}",
         "  into another one, without a registry:",
@@ -49,7 +49,7 @@ def after_linuxkit(slug: str, tar: str, boot: str, docker: str, *, built: bool, 
         built: whether the VM images are there, and not their configuration alone.
         system: this machine's, as ``sys.platform`` calls it.
     """
-    lines = [f"{slug}: {boot}.yml and {docker}.yml"]
+    lines = [f"{slug}: {'VMs built' if built else 'files for LinuxKit written'}"]
     if not built:
         directory = boot.rpartition("/")[0]
         lines += [

@@ -13,7 +13,11 @@ from release.reference import DOCKER_HUB, Reference
 LOCAL = Reference(DOCKER_HUB, "library/install-zfs")
 """Where module images are in the engine at hand."""
 VARIANTS = ("boot", "docker")
-_CONSOLES = "console=tty0 console=ttyS0 console=ttyAMA0 console=hvc0"
+# The last one is where init and modules on boot speak, and must be there for that: it is QEMU's.
+_CONSOLES = {
+    "amd64": "console=tty0 console=ttyS0",
+    "arm64": "console=tty0 console=hvc0 console=ttyAMA0",
+}
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Machine:
         kernel: the kernel image that the modules were built for, by tag.
         pinned: the same by digest.
         tar: the sideload tar, from where ``linuxkit build`` runs.
+        architecture: ``amd64`` or ``arm64``.
     """
 
     slug: str
@@ -31,6 +36,7 @@ class Machine:
     pinned: Reference
     zfs: str
     tar: str
+    architecture: str
 
     def yaml(self, variant: str, components: Components) -> str:
         """What ``linuxkit build`` reads.
@@ -43,13 +49,18 @@ class Machine:
     def _boot(self, components: Components) -> str:
         about = f"Loads ZFS {self.zfs} on boot."
         # The module image's output is to be seen on the console.
-        cmdline = f"{_CONSOLES} linuxkit.runc_console=1"
+        cmdline = f"{self._consoles} linuxkit.runc_console=1"
         return f"""{self._head(about, cmdline, components)}
 onboot:
   - name: install-zfs
     image: {_plain(LOCAL.with_tag(self.slug))}
     capabilities:
       - all
+    devices:
+      - path: all
+        type: b
+      - path: all
+        type: c
     binds:
       - /dev:/dev
       - /lib/modules:/lib/modules
@@ -59,7 +70,7 @@ services:
 
     def _docker(self, components: Components) -> str:
         about = f"Runs Docker, with the image of ZFS {self.zfs} in /images/zfs.tar."
-        return f"""{self._head(about, _CONSOLES, components)}
+        return f"""{self._head(about, self._consoles, components)}
   - {_plain(components.ca_certificates)}
 services:
 {_getty(components)}
@@ -94,6 +105,10 @@ files:
     source: {self.tar}
     mode: "0644"
 """
+
+    @property
+    def _consoles(self) -> str:
+        return _CONSOLES.get(self.architecture, _CONSOLES["amd64"])
 
     def _head(self, about: str, cmdline: str, components: Components) -> str:
         return f"""# {about}

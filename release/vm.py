@@ -18,7 +18,8 @@ from release.errors import BuildError, PublishError
 from release.http import redact
 from release.layout import saved_labels
 from release.linuxkit import VARIANTS, Machine
-from release.reference import Reference, parse_digest
+from release.reference import Reference, architecture, parse_digest
+from release.sync import native_platform, sideload_tar
 from release.versions import Entry
 
 COMPONENTS = PROJECT / "linuxkit.yaml"
@@ -36,7 +37,7 @@ class Workshop:
 
     def tar(self, entry: Entry) -> Path:
         """The sideload tar of a kernel."""
-        return self.cache / f"zfs-{entry.slug}.tar"
+        return sideload_tar(self.cache, entry.slug, native_platform())
 
     def path(self, entry: Entry, variant: str) -> Path:
         """Where a VM is: what its files are called, without an ending."""
@@ -68,7 +69,14 @@ class Workshop:
             raise PublishError(
                 f"has no label {error}", on=str(self.tar(entry)), hint="remove it and run again"
             ) from error
-        machine = Machine(entry.slug, kernel, kernel.at(digest), zfs, self.tar(entry).as_posix())
+        machine = Machine(
+            slug=entry.slug,
+            kernel=kernel,
+            pinned=kernel.at(digest),
+            zfs=zfs,
+            tar=self.tar(entry).as_posix(),
+            architecture=architecture(native_platform()),
+        )
         written = []
         for variant in VARIANTS:
             path = self.path(entry, variant).with_name(f"{self.path(entry, variant).name}.yml")
