@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import docker
@@ -11,7 +12,8 @@ import pytest
 from release.advice import after_build, after_linuxkit
 from release.layout import saved_labels
 from release.reference import Reference
-from tests.lab.setup import Setup
+from tests.lab.setup import PROJECT, Setup
+from tests.lab.world import LabKernel
 
 GOLDEN = Path(__file__).parent / "golden" / "advice"
 SLUG = "docker-for-desktop-kernel-5.15.49-13422a825f833d125942948cf8a8688cef721ead"
@@ -49,3 +51,35 @@ def test_what_is_told_after_a_build_is_there(built_in: Setup) -> None:
     assert run.stdout.endswith(f"\n\n{after_build(entry.slug, tar, image, tested=False)}\n")
     local = docker.from_env().images.get(f"install-zfs:{entry.slug}")
     assert local.labels == saved_labels(built_in.directory / tar)
+
+
+@pytest.mark.lab
+def test_a_plain_docker_build_gives_a_working_image(
+    built_in: Setup, desktop_kernel: LabKernel
+) -> None:
+    """As the README has it; only OpenZFS is the lab's."""
+    (sources,) = (built_in.directory / "cache" / "sources").glob("zfs-*")
+    arguments = {
+        "ZFS_VERSION": sources.name.removeprefix("zfs-"),
+        "KERNEL_IMAGE": desktop_kernel.reference,
+        "BUILDER_IMAGE": desktop_kernel.builder,
+    }
+    given = [f"--build-arg={name}={value}" for name, value in arguments.items()]
+    image = "install-zfs:by-hand"
+    command = [
+        "docker",
+        "build",
+        "-t",
+        image,
+        *given,
+        f"--build-context=openzfs={sources}",
+        str(PROJECT),
+    ]
+    subprocess.run(command, check=True, timeout=30 * 60)
+    client = docker.from_env()
+    try:
+        info = client.containers.run(image, "info", remove=True).decode()
+    finally:
+        client.images.remove(image)
+    assert f"ZFS {arguments['ZFS_VERSION']} for {desktop_kernel.release}" in info
+    assert f"built for {desktop_kernel.reference}" in info
