@@ -12,7 +12,6 @@ import re
 import shutil
 import tarfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,7 +31,7 @@ from release.kernel import (
     vermagic,
 )
 from release.layout import Layout
-from release.reference import Digest, Platform, Reference, architecture
+from release.reference import Digest, Platform, Reference, architecture, machine
 from release.resolve import BuilderImage, Kernel
 
 PROJECT = Path(__file__).parent.parent
@@ -40,8 +39,6 @@ PROJECT = Path(__file__).parent.parent
 
 TIMEOUT_SECONDS = 2 * 60 * 60.0
 _ROOM_BYTES = 1 << 20
-_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
-"""``uname -m`` of a platform's architecture."""
 _TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
 
 # The lines by which a failed build says why, in the words of gcc, make, configure and our scripts.
@@ -327,25 +324,14 @@ class Builder:
         return Layout(layout)
 
     def _buildx(self, on: str, log: Path, *options: str) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = ["docker", "buildx", "build", "--progress", "plain", *options, str(PROJECT)]
-        started = time.monotonic()
-        with (
-            log.open("wb") as output,
-            child.running(
-                command, stdout=output, stderr=output, env=dict(self._environment)
-            ) as process,
-        ):
-            while process.poll() is None:
-                if time.monotonic() - started > TIMEOUT_SECONDS:
-                    raise BuildError(
-                        f"the build did not end in {TIMEOUT_SECONDS / 60:.0f} minutes",
-                        on=on,
-                        hint=f"its whole log is in {log}",
-                    )
-                time.sleep(0.05)
-            status = process.returncode
-        if status != 0:
+        try:
+            code = child.logged(command, log, self._environment, TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise BuildError(
+                f"the build {error}", on=on, hint=f"its whole log is in {log}"
+            ) from error
+        if code != 0:
             # On a full disk not even the log says so.
             if shutil.disk_usage(log.parent).free < _ROOM_BYTES:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log.parent))
@@ -378,7 +364,7 @@ def _expected(recipe: Recipe, kernel: Path, headers: Path, modules: Path | None)
         kernel_release=about.release,
         kernel_banner=banner,
         vermagic=(expected_vermagic(modules) if modules else None) or about.vermagic,
-        architecture=_MACHINE[architecture(recipe.platform)],
+        architecture=machine(recipe.platform),
         zfs_version=recipe.zfs,
         build_id=read_build_id(kernel),
     )

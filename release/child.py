@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _GRACE_SECONDS = 5.0
@@ -33,6 +35,28 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
         _end(process)
         with _lock:
             _running.discard(process)
+
+
+def logged(
+    command: Sequence[str], log: Path, environment: Mapping[str, str], limit_seconds: float
+) -> int:
+    """Runs ``command`` to its end, with all that it prints in ``log``; returns its exit code.
+
+    Raises:
+        TimeoutError: it did not end in time, and was ended.
+        KeyboardInterrupt: the run is being interrupted.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (
+        log.open("wb") as output,
+        running(command, stdout=output, stderr=output, env=dict(environment)) as process,
+    ):
+        while process.poll() is None:
+            if time.monotonic() - started > limit_seconds:
+                raise TimeoutError(f"did not end in {limit_seconds / 60:.0f} minutes")
+            time.sleep(0.05)
+        return int(process.returncode)
 
 
 def interrupt() -> None:

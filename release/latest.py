@@ -32,7 +32,7 @@ from release.layers import (
     read_file_layer,
 )
 from release.plan import SUMS, Observed, find_asset, git_tag, newest_first
-from release.reference import Digest, Platform, Reference, architecture, parse_digest
+from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
 from release.registry import OCI_MANIFEST, Document, Registry
 from release.versions import MAX_LAYERS, Entry
 
@@ -41,7 +41,6 @@ T = TypeVar("T")
 TAG = "latest"
 CATALOGUE = "catalogue"
 
-_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
 _RECIPE = 1
 """To be raised when the same releases are to give another image."""
 _JOBS = 8
@@ -281,7 +280,7 @@ class Reader:
             PublishError: its image is not the one of its release.
         """
         sha256 = self._sha256(member)
-        known = self.before.lines.get((member.entry.slug, _machine(member.platform)))
+        known = self.before.lines.get((member.entry.slug, machine(member.platform)))
         labels: Mapping[str, str] = {}
         if known is None or known.sha256 != sha256:
             labels = self.read(member).labels
@@ -292,7 +291,7 @@ class Reader:
                 )
         assert member.entry.zfs
         return Line(
-            _machine(member.platform),
+            machine(member.platform),
             labels["install-zfs.kernel-release"] if labels or not known else known.kernel_release,
             member.entry.zfs,
             member.entry.slug,
@@ -374,11 +373,6 @@ class Reader:
             f"{SUMS} does not name {member.asset.name}",
             on=f"{self.github} release {member.release.git_tag}",
         )
-
-
-def _machine(platform: Platform) -> str:
-    """What ``uname -m`` says there."""
-    return _MACHINE.get(architecture(platform), architecture(platform))
 
 
 # Putting it together
@@ -498,7 +492,6 @@ def _image(
         layers.setdefault(layer.digest, (layer, "loader", {}))
     layers[top[-1].digest] = (top[-1], CATALOGUE, {})
     created = max((part.created for part in parts), key=datetime.fromisoformat)
-    os_name, arch, *variant = platform.split("/")
     labels = {
         **{name: newest.labels[name] for name in _KEPT_LABELS if name in newest.labels},
         _CREATED: created,
@@ -507,9 +500,7 @@ def _image(
     }
     config = {
         "created": created,
-        "architecture": arch,
-        "os": os_name,
-        **({"variant": variant[0]} if variant else {}),
+        **platform_fields(platform),
         "config": {**(newest.config.get("config") or {}), "Labels": dict(sorted(labels.items()))},
         "rootfs": {
             "type": "layers",

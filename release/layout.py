@@ -103,7 +103,7 @@ class Layout:
         legacy = [
             {
                 "Config": _inside(parse_digest(content["config"]["digest"])),
-                "RepoTags": [_familiar(name) for name in names],
+                "RepoTags": [name.familiar for name in names],
                 "Layers": [_inside(parse_digest(item["digest"])) for item in content["layers"]],
             }
         ]
@@ -150,11 +150,6 @@ def _content(archive: tarfile.TarFile, name: str) -> bytes:
 
 def _inside(digest: Digest) -> str:
     return f"blobs/{digest.replace(':', '/')}"
-
-
-def _familiar(name: Reference) -> str:
-    """The name as ``docker images`` shows it, which is what ``manifest.json`` holds."""
-    return str(name).removeprefix("docker.io/").removeprefix("library/")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -19,6 +19,13 @@ _CONSOLES = {
     "arm64": "console=tty0 console=hvc0 console=ttyAMA0",
 }
 
+_ALL_DEVICES = """\
+    devices:
+      - path: all
+        type: b
+      - path: all
+        type: c"""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -53,14 +60,10 @@ class Machine:
         return f"""{self._head(about, cmdline, components)}
 onboot:
   - name: install-zfs
-    image: {_plain(LOCAL.with_tag(self.slug))}
+    image: {LOCAL.with_tag(self.slug).familiar}
     capabilities:
       - all
-    devices:
-      - path: all
-        type: b
-      - path: all
-        type: c
+{_ALL_DEVICES}
     binds:
       - /dev:/dev
       - /lib/modules:/lib/modules
@@ -71,26 +74,22 @@ services:
     def _docker(self, components: Components) -> str:
         about = f"Runs Docker, with the image of ZFS {self.zfs} in /images/zfs.tar."
         return f"""{self._head(about, self._consoles, components)}
-  - {_plain(components.ca_certificates)}
+  - {components.ca_certificates.familiar}
 services:
 {_getty(components)}
   - name: rngd
-    image: {_plain(components.rngd)}
+    image: {components.rngd.familiar}
   - name: dhcpcd
-    image: {_plain(components.dhcpcd)}
+    image: {components.dhcpcd.familiar}
   - name: docker
-    image: {_plain(components.docker)}
+    image: {components.docker.familiar}
     capabilities:
       - all
     net: host
     mounts:
       - type: cgroup
         options: [rw, nosuid, noexec, nodev, relatime]
-    devices:
-      - path: all
-        type: b
-      - path: all
-        type: c
+{_ALL_DEVICES}
     binds:
       - /etc/resolv.conf:/etc/resolv.conf
       - /var/lib/docker:/var/lib/docker
@@ -118,18 +117,13 @@ kernel:
   image: {self.pinned}
   cmdline: "{cmdline}"
 init:
-  - {_plain(components.init)}
-  - {_plain(components.runc)}
-  - {_plain(components.containerd)}"""
+  - {components.init.familiar}
+  - {components.runc.familiar}
+  - {components.containerd.familiar}"""
 
 
 def _getty(components: Components) -> str:
     return f"""  - name: getty
-    image: {_plain(components.getty)}
+    image: {components.getty.familiar}
     env:
       - INSECURE=true"""
-
-
-def _plain(reference: Reference) -> str:
-    """The name as ``docker images`` shows it."""
-    return str(reference).removeprefix(f"{DOCKER_HUB}/").removeprefix("library/")

@@ -15,7 +15,14 @@ from release.http import bytes_digest, file_digest
 from release.layers import START_BYTES, Assembled, Image, without_userland
 from release.layout import Layout
 from release.plan import SUMS, asset_name, git_tag, old_asset_name
-from release.reference import Digest, Platform, Reference, architecture, parse_digest
+from release.reference import (
+    Digest,
+    Platform,
+    Reference,
+    architecture,
+    parse_digest,
+    platform_fields,
+)
 from release.registry import OCI_INDEX, Document, Registry
 from release.resolve import Kernel
 from release.versions import Entry, modules_tag
@@ -112,18 +119,12 @@ def index(manifests: Mapping[Platform, Document]) -> Document:
     """An OCI index (image-spec, "image-index.md") of the platforms' manifests."""
     items = []
     for platform, manifest in sorted(manifests.items()):
-        os_name, arch, *variant = platform.split("/")
-        about = {
-            "architecture": arch,
-            "os": os_name,
-            **({"variant": variant[0]} if variant else {}),
-        }
         items.append(
             {
                 "mediaType": manifest.media_type,
                 "digest": manifest.digest,
                 "size": len(manifest.raw),
-                "platform": about,
+                "platform": platform_fields(platform),
             }
         )
     content = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": items}

@@ -22,6 +22,8 @@ Platform = NewType("Platform", str)
 
 DOCKER_HUB = "docker.io"
 
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REPOSITORY = re.compile(
@@ -62,6 +64,19 @@ def parse_platform(text: str) -> Platform:
 def architecture(platform: Platform) -> str:
     """The middle of a platform: ``amd64`` of ``linux/amd64``."""
     return platform.split("/")[1]
+
+
+def machine(platform: Platform) -> str:
+    """What ``uname -m`` says on a platform: ``x86_64`` on ``linux/amd64``."""
+    name = architecture(platform)
+    return _MACHINES.get(name, name)
+
+
+def platform_fields(platform: Platform) -> dict[str, str]:
+    """How OCI documents name a platform (image-spec, "image-index.md" and "config.md")."""
+    os, arch, *variant = platform.split("/")
+    # In this order: it is part of what digests are made of.
+    return {"architecture": arch, "os": os, **({"variant": variant[0]} if variant else {})}
 
 
 def is_loopback(host: str) -> bool:
@@ -131,6 +146,11 @@ class Reference:
         if self.digest:
             text += f"@{self.digest}"
         return text
+
+    @property
+    def familiar(self) -> str:
+        """As ``docker images`` shows it: without Docker Hub's name, and its ``library/``."""
+        return str(self).removeprefix(f"{DOCKER_HUB}/").removeprefix("library/")
 
     @property
     def name(self) -> Self:

@@ -559,15 +559,6 @@ class Work:
         return git_tag(entry.slug, entry.zfs)
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What ``latest`` is to say of the kernel that it is booted with."""
-
-    kernel_release: str
-    kernel_banner: str
-    zfs_version: str
-
-
 def move_latest(world: World, observed: Observed, report: Report) -> bool:
     """Brings ``latest`` to what is published: last of all, and only where something changed.
 
@@ -631,7 +622,7 @@ def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report:
     result = smoke(
         kernel=files.kernel,
         layers=layers,
-        expected=Facts(line.kernel_release, line.kernel_banner, line.zfs_version),
+        expected=line,
         architecture=architecture(platform),
         log=log,
         emulator=world.emulator,

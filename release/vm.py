@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,24 +112,14 @@ class Workshop:
     def _linuxkit(self, entry: Entry, variant: str) -> None:
         vm = self.path(entry, variant)
         log = self.cache / "logs" / f"{vm.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = build_command(vm.as_posix(), vm.parent.as_posix())
-        started = time.monotonic()
-        with (
-            log.open("wb") as output,
-            child.running(
-                command, stdout=output, stderr=output, env=dict(self.environment)
-            ) as process,
-        ):
-            while process.poll() is None:
-                if time.monotonic() - started > TIMEOUT_SECONDS:
-                    raise BuildError(
-                        f"linuxkit did not end in {TIMEOUT_SECONDS / 60:.0f} minutes",
-                        on=f"{vm}.yml",
-                        hint=f"its output is in {log}",
-                    )
-                time.sleep(0.05)
-        if process.returncode != 0:
+        try:
+            code = child.logged(command, log, self.environment, TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise BuildError(
+                f"linuxkit {error}", on=f"{vm}.yml", hint=f"its output is in {log}"
+            ) from error
+        if code != 0:
             lines = redact(log.read_text(errors="replace")).splitlines()
             raise BuildError(
                 "linuxkit does not build it",
