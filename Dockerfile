@@ -82,10 +82,12 @@ ARG KERNEL_IMAGE
 ARG LKT_VERSION
 ARG KERNEL_NAME
 ARG IMAGE
+# The GNU build-id of the kernel, where it is known: it tells two builds with one banner apart.
+ARG BUILD_ID
 COPY image/describe.sh /build/
 RUN --mount=type=bind,from=modules,source=/out,target=/modules \
     sh /build/describe.sh /modules /described/kernels \
-    "${IMAGE:-}" "${KERNEL_NAME:-${KERNEL_IMAGE:-linuxkit/kernel:${LKT_VERSION:-}}}"
+    "${IMAGE:-}" "${KERNEL_NAME:-${KERNEL_IMAGE:-linuxkit/kernel:${LKT_VERSION:-}}}" "${BUILD_ID:-}"
 
 FROM scratch
 COPY --from=base /base/ /

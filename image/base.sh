@@ -17,3 +17,14 @@ for library in /lib/ld-musl-*.so.1; do
     fi
 done
 chroot "$base" /bin/busybox true
+
+# The applets that the loader is written for.
+chroot "$base" /bin/busybox --list >/applets
+for applet in awk dmesg find grep gunzip insmod mkdir mknod mount od rm rmmod sed sha256sum sh \
+    sleep sort stat tail tar tr uname unxz wget; do
+    grep -qx "$applet" /applets || {
+        echo "base: busybox has no $applet, which the loader needs" >&2
+        exit 1
+    }
+done
+rm /applets

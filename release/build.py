@@ -26,6 +26,7 @@ from release.kernel import (
     banner_release,
     expected_vermagic,
     read_banner,
+    read_build_id,
     read_headers,
     read_members,
     vermagic,
@@ -62,15 +63,18 @@ class Facts:
     vermagic: str
     architecture: str
     zfs_version: str
+    build_id: str = ""
+    """The kernel's GNU build-id; empty where it cannot be told."""
 
     @classmethod
     def parse(cls, text: str) -> Facts:
         """Parses ``kernel.env``: a ``key=value`` a line, the value as it is."""
         values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
         try:
-            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+            facts = {name: values[name] for name in cls.__dataclass_fields__ if name != "build_id"}
         except KeyError as error:
             raise BuildError(f"kernel.env has no {error.args[0]}", detail=text) from None
+        return cls(**facts, build_id=values.get("build_id", ""))
 
 
 @dataclass(frozen=True)
@@ -282,6 +286,8 @@ class Builder:
             "install-zfs.vermagic": facts.vermagic,
             "install-zfs.zfs-version": recipe.zfs,
         }
+        if facts.build_id:
+            labels["install-zfs.kernel-build-id"] = facts.build_id
         headers = []
         if recipe.headers:
             labels["install-zfs.headers-image"] = str(recipe.headers)
@@ -298,6 +304,7 @@ class Builder:
             *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
             *headers,
             *("--build-arg", f"KERNEL_NAME={recipe.kernel.image}"),
+            *("--build-arg", f"BUILD_ID={facts.build_id}"),
             *("--build-arg", f"BUILDER_IMAGE={recipe.builder.pinned}"),
             *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
             *("--build-arg", f"IMAGE={recipe.image}"),
@@ -373,6 +380,7 @@ def _expected(recipe: Recipe, kernel: Path, headers: Path, modules: Path | None)
         vermagic=(expected_vermagic(modules) if modules else None) or about.vermagic,
         architecture=_MACHINE[architecture(recipe.platform)],
         zfs_version=recipe.zfs,
+        build_id=read_build_id(kernel),
     )
 
 

@@ -73,6 +73,49 @@ def read_banner(kernel: Path) -> str:
     )
 
 
+_PT_NOTE = 4
+_NT_GNU_BUILD_ID = 3
+
+
+def read_build_id(kernel: Path) -> str:
+    """The GNU build-id of a bootable kernel in hexadecimal, as ``/sys/kernel/notes`` has it.
+
+    Empty where it cannot be told: an arm64 ``Image`` has no ELF header that says where its notes
+    are, and it holds those of the vDSO, too.
+    """
+    content = kernel.read_bytes()
+    with suppress(*_CORRUPT):
+        for part in _unpacked(content):
+            if build_id := _elf_build_id(part):
+                return build_id
+    return ""
+
+
+def _elf_build_id(elf: bytes) -> str:
+    """From the notes that the program headers of a 64-bit little-endian ELF file name (elf(5))."""
+    if elf[:6] != b"\x7fELF\x02\x01":
+        return ""
+    (table,) = struct.unpack_from("<Q", elf, 0x20)
+    size, count = struct.unpack_from("<HH", elf, 0x36)
+    for number in range(count):
+        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", elf, table + number * size)
+        if kind == _PT_NOTE:
+            for name, note, value in _notes(elf[offset : offset + length]):
+                if (name, note) == (b"GNU\0", _NT_GNU_BUILD_ID):
+                    return value.hex()
+    return ""
+
+
+def _notes(segment: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+    position = 0
+    while position + 12 <= len(segment):
+        name_size, value_size, kind = struct.unpack_from("<III", segment, position)
+        name = position + 12
+        value = name + (name_size + 3) // 4 * 4
+        yield segment[name : name + name_size], kind, segment[value : value + value_size]
+        position = value + (value_size + 3) // 4 * 4
+
+
 def _unpacked(content: bytes) -> Iterator[bytes]:
     if content[:2] == b"\x1f\x8b":
         content = _gunzip(content)

@@ -186,6 +186,11 @@ def test_facts_are_raw_values() -> None:
     assert Facts.parse(ENV.replace("docker.io/me/install-zfs", "")).image == ""
 
 
+def test_the_build_id_is_known_where_it_can_be_told() -> None:
+    assert Facts.parse(ENV).build_id == ""
+    assert Facts.parse(f"{ENV.rstrip()}\nbuild_id=0a0b\n").build_id == "0a0b"
+
+
 def test_a_missing_fact_is_named() -> None:
     with pytest.raises(BuildError, match=r"kernel\.env has no zfs_version"):
         Facts.parse(ENV.replace("zfs_version", "zfs"))

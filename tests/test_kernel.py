@@ -21,6 +21,7 @@ from release.kernel import (
     banner_release,
     expected_vermagic,
     read_banner,
+    read_build_id,
     read_headers,
     vermagic,
 )
@@ -114,6 +115,50 @@ def test_what_has_no_banner_is_refused_by_name(kernel: Path, content: bytes) -> 
     with pytest.raises(ResolveError, match="no kernel banner") as caught:
         read_banner(kernel)
     assert caught.value.on == str(kernel)
+
+
+def note(name: bytes, kind: int, value: bytes) -> bytes:
+    return struct.pack("<III", len(name), len(value), kind) + b"".join(
+        part + b"\0" * (-len(part) % 4) for part in (name, value)
+    )
+
+
+def elf(*segments: tuple[int, bytes]) -> bytes:
+    """An ELF file (elf(5)) of nothing but segments of these types and contents."""
+    header, size = 64, 56
+    table, contents = b"", b""
+    for kind, content in segments:
+        offset = header + size * len(segments) + len(contents)
+        table += struct.pack("<IIQQQQQQ", kind, 4, offset, 0, 0, len(content), len(content), 4)
+        contents += content
+    start = b"\x7fELF\x02\x01\x01".ljust(0x20, b"\0") + struct.pack("<Q", header)
+    start = start.ljust(0x36, b"\0") + struct.pack("<HH", size, len(segments))
+    return start.ljust(header, b"\0") + table + contents
+
+
+BUILD_ID = bytes(range(20))
+VDSO = note(b"GNU\0", 3, b"\xff" * 20)
+
+
+@pytest.mark.parametrize(
+    ("content", "build_id"),
+    [
+        (
+            elf(
+                (1, UNPACKED + VDSO),
+                (4, note(b"Xen\0", 6, b"odd") + note(b"GNU\0", 3, BUILD_ID)),
+            ),
+            BUILD_ID.hex(),
+        ),
+        (elf((1, UNPACKED + VDSO)), ""),
+        (elf((4, note(b"GNU\0", 1, bytes(16)))), ""),
+        (elf((4, note(b"GNU\0", 3, BUILD_ID)))[:100], ""),
+        (UNPACKED + VDSO, ""),
+    ],
+)
+def test_the_build_id_is_the_kernels_own(kernel: Path, content: bytes, build_id: str) -> None:
+    kernel.write_bytes(bzimage(gzip.compress(content)))
+    assert read_build_id(kernel) == build_id
 
 
 def test_the_files_of_a_kernel_image(tmp_path: Path) -> None:

@@ -5,8 +5,13 @@ Every message is compared with a file below golden/loader; ``UPDATE_GOLDEN=1`` w
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import io
+import lzma
 import os
 import re
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from release import guest, initramfs
 from release.boot import Emulator
 from release.guest import Command, Outcome, Transcript
 from tests.lab.built import Built
+from tests.lab.setup import Setup
 
 pytestmark = pytest.mark.lab
 
@@ -37,14 +43,110 @@ def _seeing(content: str, path: str, command: str) -> str:
     )
 
 
+def _changed(facts: str, command: str) -> str:
+    """Runs a command while a sed script has changed the facts of the image's only kernel."""
+    return (
+        f"cd /image/kernels/*; cp kernel.env /tmp/env; sed -i '{facts}' kernel.env;"
+        f" {command}; code=$?; cp /tmp/env kernel.env; exit $code"
+    )
+
+
+def _with_foreign_modules(facts: str) -> str:
+    """A check where /lib/modules has a module of another build."""
+    directory = "/lib/modules/$(/bin/busybox uname -r)/kernel"
+    return _changed(
+        facts,
+        _inside(
+            f"/bin/busybox mkdir -p {directory};"
+            f' /bin/busybox printf "\\0vermagic=6.1.0 SMP other-seed\\0" >{directory}/fat.ko;'
+            " /install-zfs check; code=$?; /bin/busybox rm -r /lib/modules; exit $code"
+        ),
+    )
+
+
+FOR_ANOTHER_BUILD = "s/^build_id=.*/build_id=0000000000000000000000000000000000000000/"
+WITHOUT_BUILD_ID = "/^build_id=/d"
+FOR_ANOTHER_KERNEL = "s/^kernel_banner=.* #/kernel_banner=Linux version 6.1.0-other (me@here) #/"
+SERVER = "http://127.0.0.1:8080"
+
+
+def _download(catalogue: str, environment: str = "") -> str:
+    """A load --download on a machine that the image has no modules for."""
+    return (
+        f"cp /assets/{catalogue} /image/catalogue;"
+        + _changed(
+            FOR_ANOTHER_KERNEL,
+            f"container /bin/busybox env {environment} /install-zfs load --download",
+        ).removesuffix("exit $code")
+        + "rm /image/catalogue; exit $code"
+    )
+
+
+USERLAND = """
+version=$(sed -n s/^zfs_version=//p /image/kernels/*/kernel.env)
+mkdir -p /image/userland/$version
+cat >/image/userland/$version/zpool <<'END'
+#!/bin/busybox sh
+[ -c /dev/zfs ] && [ -d /etc/zfs ] && echo "zpool was run: $*"
+exit 7
+END
+chmod 755 /image/userland/$version/zpool
+"""
+
+# Gives the image 99 more kernels: another build of the running release, three of the same version,
+# and ninety-five older and newer ones.
+MANY_KERNELS = """
+set -- /image/kernels/*
+other() { # RELEASE BANNER
+    mkdir "/image/kernels/$1-other"
+    sed "s/^kernel_release=.*/kernel_release=$1/; s/^kernel_banner=.*/kernel_banner=$2/;
+         s/^build_id=.*/build_id=0000000000000000000000000000000000000000/" \
+        "$template" >"/image/kernels/$1-other/kernel.env"
+}
+template=$1/kernel.env
+release=$(uname -r)
+version=${release%%-*}
+line=${version%.*}
+for number in $(seq 10 40); do
+    other "$line.$number" "Linux version $line.$number (me@here) #1"
+    other "5.$number.0" "Linux version 5.$number.0 (me@here) #1"
+    other "4.$number.0" "Linux version 4.$number.0 (me@here) #1"
+done
+for suffix in one two three; do
+    other "$version-$suffix" "Linux version $version-$suffix (me@here) #1"
+done
+for number in 1 2; do
+    other "5.$number.0" "Linux version 5.$number.0 (me@here) #1"
+done
+other "$release" "Linux version $release (me@here) #1 SMP"
+ls /image/kernels | wc -l
+"""
+FEWER_KERNELS = "rm -r /image/kernels/*-other"
+SECONDS = """
+read -r before rest </proc/uptime
+for n in 1 2 3; do container /install-zfs check >/dev/null; done
+read -r after rest </proc/uptime
+echo $before $after
+"""
+
 # One after the other in one boot, so that each finds what those before it have left.
 SCENARIOS = (
     Command("info", "container /install-zfs info"),
     Command("info-json", "container /install-zfs info --json"),
     Command("help", "container /install-zfs --help"),
     Command("usage-unknown-command", "container /install-zfs frobnicate"),
-    Command("usage-load-with-argument", "container /install-zfs load zfs_arc_max=1"),
-    Command("usage-zpool", "container /install-zfs zpool status"),
+    Command("usage-load-option", "container /install-zfs load --frobnicate"),
+    Command("parameter-syntax", "container /install-zfs load zfs_arc_max"),
+    Command("parameter-quotes", _inside('/install-zfs load "zfs_arc_max=1 2"')),
+    Command("parameter-unknown", "container /install-zfs load zfs_arc_mx=1073741824"),
+    Command("parameter-of-other-module", "container /install-zfs load spl.zfs_arc_max=1"),
+    Command(
+        "parameter-from-environment",
+        _inside('ZFS_MODULE_OPTIONS="zfs_arc_min=1 nonsense=1" exec /install-zfs'),
+    ),
+    Command("userland-missing", "container /install-zfs zpool status"),
+    Command("userland-installed", USERLAND),
+    Command("zpool-not-loaded", "container /install-zfs zpool status -v"),
     Command("architecture", "container /bin/busybox linux32 /install-zfs check"),
     Command(
         "not-privileged",
@@ -55,23 +157,103 @@ SCENARIOS = (
     Command(
         "wsl2", _seeing("5.15.90.1-microsoft-standard-WSL2", "/proc/sys/kernel/osrelease", "check")
     ),
+    Command("built-in-parameter", _seeing("nodev zfs", "/proc/filesystems", "load zfs_arc_max=1")),
     Command("built-in", _seeing("nodev zfs", "/proc/filesystems", "load")),
+    Command("other-build", _changed(FOR_ANOTHER_BUILD, "container /install-zfs")),
+    Command("other-vermagic", _with_foreign_modules(WITHOUT_BUILD_ID)),
+    Command("other-vermagic-same-build-id", _with_foreign_modules("")),
+    Command(
+        "download-no-catalogue",
+        _changed(FOR_ANOTHER_KERNEL, "container /install-zfs load --download"),
+    ),
+    Command("download-not-listed", _download("others")),
+    Command("download-no-network", _download("good")),
+    Command("server", "ifconfig lo up; httpd -p 127.0.0.1:8080 -h /assets"),
+    Command("check-catalogued", _download("good").replace("load --download", "check")),
+    Command("download-not-found", _download("missing")),
+    Command("download-checksum", _download("changed")),
+    Command("download-no-image", _download("no-image")),
+    Command("download-other-kernel", _download("other-kernel")),
+    Command("download-insecure", _download("insecure")),
+    Command(
+        "download-silent",
+        (
+            "nc -l -p 8081 -e sleep 100 & "
+            + _download(
+                "good",
+                "INSTALL_ZFS_DOWNLOAD_URL=http://127.0.0.1:8081 INSTALL_ZFS_SILENCE_SECONDS=2",
+            )
+        ),
+    ),
+    Command("modules-after-failed-downloads", MODULES.script),
+    Command("download", _download("good")),
+    Command("unload-downloaded", "container /install-zfs unload"),
+    Command(
+        "download-from-elsewhere", _download("insecure", f"INSTALL_ZFS_DOWNLOAD_URL={SERVER}/")
+    ),
+    Command("unload-from-elsewhere", "container /install-zfs unload"),
     Command("unload-without-zfs", "container /install-zfs unload"),
     Command("modules-untouched", MODULES.script),
     Command("check", "container /install-zfs check"),
     Command("modules-after-check", MODULES.script),
+    Command("seconds-of-one", SECONDS),
+    Command("many", MANY_KERNELS),
+    Command("check-among-many", "container /install-zfs check"),
+    Command("seconds-of-many", SECONDS),
+    Command("fewer", FEWER_KERNELS),
     Command(
         "refused",
         "cd /image/kernels/*; mv zfs.ko /tmp; head -c 100000 /tmp/zfs.ko >zfs.ko;"
         " container /install-zfs; code=$?; mv /tmp/zfs.ko .; exit $code",
     ),
+    Command("refused-parameter", "container /install-zfs load zfs_arc_max=lots"),
     Command("modules-after-refusal", MODULES.script),
+    Command(
+        "load-parameters",
+        _inside(
+            "ZFS_MODULE_OPTIONS=icp_aes_impl=generic"
+            " exec /install-zfs load zfs_arc_max=134217728 spl.spl_hostid=7"
+        ),
+    ),
+    Command(
+        "parameters",
+        "cd /sys/module; cat zfs/parameters/zfs_arc_max spl/parameters/spl_hostid"
+        " icp/parameters/icp_aes_impl",
+    ),
+    Command("set-parameter", "container /install-zfs load zfs_arc_max=150000000"),
+    Command("set-parameter-value", "cat /sys/module/zfs/parameters/zfs_arc_max"),
+    Command("set-parameter-refused", "container /install-zfs load zfs_arc_max=lots"),
+    Command(
+        "set-parameter-fixed", "container /install-zfs load zfs_arc_min=40000000 zvol_threads=7"
+    ),
+    Command("unload-with-parameters", "container /install-zfs unload"),
     Command("load", "container /install-zfs"),
     Command("modules-loaded", MODULES.script),
     Command("load-again", "container /install-zfs load"),
     Command("modules-after-load-again", MODULES.script),
     Command("check-loaded", "container /install-zfs check"),
     Command("info-loaded", "container /install-zfs info"),
+    Command("zpool", "container /install-zfs zpool import -d /dev tank"),
+    Command(
+        "zpool-no-device",
+        _inside("/bin/busybox mount -t tmpfs -o nodev tmpfs /dev; exec /install-zfs zpool status"),
+    ),
+    Command(
+        "zpool-user-namespace",
+        "container /bin/busybox unshare -U -r /install-zfs zpool list tank",
+    ),
+    Command(
+        "zpool-other-version",
+        "cd /image/userland; mv * 0.6.5; container /install-zfs zpool status",
+    ),
+    Command(
+        "unload-pools",
+        _inside(
+            "/bin/busybox mkdir -p /dev/p/tank /dev/p/backup;"
+            " /bin/busybox touch /dev/p/tank/state /dev/p/backup/state;"
+            " /bin/busybox mount --bind /dev/p /proc/spl/kstat/zfs; exec /install-zfs unload"
+        ),
+    ),
     Command("unload-in-use", "container /install-zfs unload 3</dev/zfs"),
     Command(
         "other-version",
@@ -115,15 +297,48 @@ EXIT_CODES = {
     "info-json": 0,
     "help": 0,
     "usage-unknown-command": 2,
-    "usage-load-with-argument": 2,
-    "usage-zpool": 2,
+    "usage-load-option": 2,
+    "parameter-syntax": 2,
+    "parameter-quotes": 2,
+    "parameter-unknown": 2,
+    "parameter-of-other-module": 2,
+    "parameter-from-environment": 2,
+    "userland-missing": 2,
+    "zpool-not-loaded": 5,
+    "other-build": 3,
+    "other-vermagic": 3,
+    "other-vermagic-same-build-id": 0,
+    "download-no-catalogue": 3,
+    "download-not-listed": 3,
+    "download-no-network": 3,
+    "check-catalogued": 3,
+    "download-not-found": 3,
+    "download-checksum": 3,
+    "download-no-image": 3,
+    "download-other-kernel": 3,
+    "download-insecure": 3,
+    "download-silent": 3,
+    "download": 0,
+    "download-from-elsewhere": 0,
+    "refused-parameter": 1,
+    "load-parameters": 0,
+    "set-parameter": 0,
+    "set-parameter-refused": 1,
+    "set-parameter-fixed": 5,
+    "zpool": 7,
+    "zpool-no-device": 4,
+    "zpool-user-namespace": 4,
+    "zpool-other-version": 5,
+    "unload-pools": 5,
     "architecture": 3,
     "not-privileged": 4,
     "user-namespace": 4,
     "wsl2": 3,
+    "built-in-parameter": 2,
     "built-in": 0,
     "unload-without-zfs": 0,
     "check": 0,
+    "check-among-many": 0,
     "refused": 1,
     "load": 0,
     "load-again": 0,
@@ -147,6 +362,10 @@ ON_ANOTHER_KERNEL = (
     Command("other-kernel", "container /install-zfs"),
     Command("other-kernel-check", "container /install-zfs check"),
     Command("other-kernel-info", "container /install-zfs info"),
+    Command("many", MANY_KERNELS),
+    Command("other-kernel-of-many", "container /install-zfs"),
+    Command("none-near", "rm -r /image/kernels/6.*; container /install-zfs check"),
+    Command("no-kernels", "rm -r /image/kernels; container /install-zfs check"),
     Command("modules-afterwards", MODULES.script),
     Command("banner", "cat /proc/version"),
 )
@@ -155,10 +374,19 @@ EXIT_CODES_ON_ANOTHER_KERNEL = {
     "other-kernel": 3,
     "other-kernel-check": 3,
     "other-kernel-info": 0,
+    "other-kernel-of-many": 3,
+    "none-near": 3,
+    "no-kernels": 3,
 }
 
 
-def _run(commands: Sequence[Command], kernel: Path, built: Built, log: Path) -> Transcript:
+def _run(
+    commands: Sequence[Command],
+    kernel: Path,
+    built: Built,
+    log: Path,
+    files: Sequence[initramfs.Entry] = (),
+) -> Transcript:
     return guest.run(
         commands,
         kernel=kernel,
@@ -166,12 +394,74 @@ def _run(commands: Sequence[Command], kernel: Path, built: Built, log: Path) -> 
         architecture="amd64",
         log=log,
         emulator=Emulator(),
+        files=files,
+        memory_mib=768,
+        timeout_seconds=600.0,
     )
 
 
+def _tar(files: dict[str, bytes]) -> bytes:
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return tar.getvalue()
+
+
+def _assets(tar: bytes, facts: dict[str, str]) -> list[initramfs.Entry]:
+    """What the server has, and catalogues: the one good, the others each with one thing wrong."""
+    env = gzip.compress(_tar({"kernels/other/kernel.env": b"kernel_banner=Linux version 6.1.0\n"}))
+    assets = {
+        "good": lzma.compress(tar, preset=0),
+        "no-image": lzma.compress(_tar({"readme": b"nothing here"})),
+        "other-kernel": lzma.compress(_tar({"blobs/sha256/1": env})),
+    }
+
+    def line(name: str, **changes: str) -> str:
+        asset = assets[name]
+        fields = {
+            "architecture": "x86_64",
+            "kernel_release": facts["kernel_release"],
+            "zfs_version": facts["zfs_version"],
+            "slug": "some-slug",
+            "size": str(len(asset)),
+            "sha256": hashlib.sha256(asset).hexdigest(),
+            "url": f"{SERVER}/{name}.tar.xz",
+            "banner": facts["kernel_banner"],
+        }
+        return "\t".join((fields | changes).values())
+
+    others = line("good", architecture="aarch64"), line("good", banner="Linux version 5.4.39")
+    catalogues = {
+        "others": others,
+        "good": (*others, line("good")),
+        "missing": (line("good", url=f"{SERVER}/missing.tar.xz"),),
+        "changed": (line("good", sha256="0" * 64),),
+        "no-image": (line("no-image"),),
+        "other-kernel": (line("other-kernel"),),
+        "insecure": (line("good", url="http://example.org/good.tar.xz"),),
+    }
+    return [
+        *(initramfs.regular_file(f"assets/{n}.tar.xz", a) for n, a in assets.items()),
+        *(
+            initramfs.regular_file(f"assets/{name}", "".join(f"{x}\n" for x in lines).encode())
+            for name, lines in catalogues.items()
+        ),
+    ]
+
+
 @pytest.fixture(scope="module")
-def transcript(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Transcript:
-    return _run(SCENARIOS, built.kernel, built, tmp_path_factory.mktemp("loader") / "serial.log")
+def transcript(
+    built: Built,
+    built_in: Setup,
+    facts: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Transcript:
+    (tar,) = (built_in.directory / "cache").glob("zfs-*.tar")
+    log = tmp_path_factory.mktemp("loader") / "serial.log"
+    return _run(SCENARIOS, built.kernel, built, log, _assets(tar.read_bytes(), facts))
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +506,13 @@ def _neutral(text: str, facts: dict[str, str], other_banner: str = "") -> str:
     replacements |= {
         facts["kernel_release"]: "<release>",
         facts["zfs_version"]: "<zfs>",
+        facts["build_id"]: "<build-id>",
     }
     for value, name in replacements.items():
         text = text.replace(value, name)
     text = re.sub(r"<release>-[0-9a-f]{12}", "<id>", text)
+    text = re.sub(r"[0-9]+ bytes, sha256 0{64}", "<size and another sha256>", text)
+    text = re.sub(r"[0-9]+ bytes, sha256 [0-9a-f]{64}", "<size and sha256>", text)
     return re.sub(r"( *\[ *[0-9]+\.[0-9]+\] .*\n)+", "            <kernel log>\n", text)
 
 
@@ -251,7 +544,13 @@ def test_another_kernel_is_left_alone(elsewhere: Transcript) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["modules-after-check", "modules-after-refusal", "modules-after-unload"]
+    "name",
+    [
+        "modules-after-failed-downloads",
+        "modules-after-check",
+        "modules-after-refusal",
+        "modules-after-unload",
+    ],
 )
 def test_nothing_stays_loaded(name: str, transcript: Transcript) -> None:
     assert transcript[name].output == transcript["modules-untouched"].output
@@ -269,3 +568,23 @@ def test_nothing_is_loaded_where_it_is_not_allowed(transcript: Transcript) -> No
 
 def test_the_kernel_log_says_who_loaded_zfs(transcript: Transcript, facts: dict[str, str]) -> None:
     assert f"install-zfs: loading ZFS {facts['zfs_version']}" in transcript["load"].kernel_log
+
+
+def test_parameters_reach_the_modules_that_have_them(transcript: Transcript) -> None:
+    maximum, hostid, implementation = transcript["parameters"].output.splitlines()
+    assert (maximum, hostid) == ("134217728", "7")
+    assert "[generic]" in implementation
+
+
+def test_a_parameter_of_a_loaded_module_is_set(transcript: Transcript) -> None:
+    assert transcript["set-parameter-value"].output == "150000000"
+
+
+def test_a_hundred_kernels_cost_no_time(transcript: Transcript) -> None:
+    assert transcript["many"].output == "100"
+    assert _seconds(transcript["seconds-of-many"]) < 2 * _seconds(transcript["seconds-of-one"]) + 3
+
+
+def _seconds(outcome: Outcome) -> float:
+    before, after = outcome.output.split()
+    return float(after) - float(before)
