@@ -1,7 +1,8 @@
 
 # A third of the time that ZFS's modules take goes into the same headers of the kernel, read anew for
 # every file. They are compiled once per module, in advance; where a compiler cannot use that (a file
-# has flags of its own) it reads them as they are.
+# has flags of its own) it reads them as they are. Some compilers fail on what they have made, so it is
+# tried out first.
 ifneq ($(and $(KBUILD_EXTMOD),$(FIRST)),)
 first := $(patsubst $(obj)/%.o,$(obj)/first/%.h.gch,$(filter %.o,$(obj-m)))
 # Zstandard and Lua use names that the kernel's headers define.
@@ -17,6 +18,9 @@ $(first): part-of-module := y
 $(first):
 	mkdir -p $(@D)
 	cp $(FIRST) $(basename $@)
-	-$(CC) $(c_flags) -x c-header -o $@ $(basename $@)
+	for try in 1 2 3; do \
+		[ $$try != 1 ] || $(CC) $(c_flags) -x c-header -o $@ $(basename $@); \
+		$(CC) -include $(basename $@) $(c_flags) -x c -c -o $@.o /dev/null || rm -f $@; \
+	done
 endif
 
