@@ -13,13 +13,13 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, versions
+from release import __version__, latest, versions
 from release.desktop import judge, show
 from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
 from release.report import Outcome, Report, Status, table, write_json
-from release.sync import News, Step, World, run, settled
+from release.sync import News, Step, World, move_latest, run, settled
 from release.versions import Entry
 
 _INTERRUPTED = 130
@@ -77,19 +77,51 @@ def sync(
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
         failures = (*news.failures, *unread)
-        if limit != 0 and any(target.to_do for target in targets):
+        to_do = any(target.to_do for target in targets)
+        if limit != 0 and (to_do or world.latest_is_behind(entries, observed)):
             world.preflight(Step.PUBLISH)
+            to_do = True
         world.record(news)
         _tell(report, news)
         _warn(report, world, targets)
         outcomes = run(
             world, targets, observed, Step.PUBLISH, jobs=jobs, report=report, limit=limit
         )
+        unmoved = _move_latest(world, outcomes, observed, report) if to_do and limit != 0 else None
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)
     report.outcomes(outcomes, json_to)
-    return _exit_code(outcomes, failures)
+    return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
+
+
+def _move_latest(
+    world: World, outcomes: Sequence[Outcome], observed: Observed, report: Report
+) -> ExitCode | None:
+    """Brings ``latest`` to what is published now; None where all is well.
+
+    What goes wrong with it is told, and takes nothing from the kernels that are published.
+    """
+    try:
+        if any(one.status is Status.PUBLISHED for one in outcomes):
+            observed = world.observe()
+        move_latest(world, observed, report)
+    except ReleaseError as error:
+        report.fail(error)
+        return error.exit_code
+    except OSError as error:
+        failure = from_os_error(error, f"{world.versions.image}:latest")
+        report.fail(failure)
+        return failure.exit_code
+    finally:
+        report.step(latest.TAG, "")
+    return None
+
+
+def _tell_latest(world: World, entries: Iterable[Entry], observed: Observed) -> None:
+    """Says where ``latest`` is not what is published."""
+    if world.latest_is_behind(entries, observed):
+        click.echo(f"{world.versions.image}:latest is behind; sync brings it up to date")
 
 
 @cli.command("poll")
@@ -143,6 +175,7 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
         platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
         rows.append((action, target.entry.image, platforms, why + target.reason))
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
+    _tell_latest(world, entries, observed)
     _show_left_out(news.kernels)
     write_json(_outlook(targets, world), json_to)
     return _exit_code((), failures)
@@ -201,6 +234,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             for target in targets
         ],
     )
+    _tell_latest(world, entries, observed)
     for verdict in world.verdicts(entries):
         if not verdict.entry:
             click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {verdict.why}")
@@ -283,15 +317,20 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
         if step < Step.PUBLISH:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
-        if any(target.to_do for target in targets):
+        to_do = any(target.to_do for target in targets)
+        if to_do or (step is Step.PUBLISH and world.latest_is_behind(entries, observed)):
             world.preflight(step)
+            to_do = True
         _warn(report, world, targets)
         outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
+        unmoved = None
+        if step is Step.PUBLISH and to_do:
+            unmoved = _move_latest(world, outcomes, observed, report)
         for error in unread:
             report.fail(error)
         report.requests(world.http.requests)
     report.outcomes(outcomes, json_to)
-    return _exit_code(outcomes, unread)
+    return _exit_code(outcomes, unread) or unmoved or ExitCode.OK
 
 
 def _choose(

@@ -27,7 +27,8 @@ _PER_PAGE = 100
 @dataclass(frozen=True)
 class Asset:
     """A file of a release. ``digest`` is None for assets from before GitHub recorded them;
-    ``state`` is ``uploaded``, or ``starter`` after an upload that broke.
+    ``state`` is ``uploaded``, or ``starter`` after an upload that broke; ``download_url`` is for
+    everybody, ``url`` is the API's.
     """
 
     id: int
@@ -36,6 +37,7 @@ class Asset:
     size: int
     digest: Digest | None
     url: str
+    download_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,7 @@ def _release(item: Mapping[str, Any], github: GitHub) -> Release:
                     size=int(asset["size"]),
                     digest=parse_digest(asset["digest"]) if asset.get("digest") else None,
                     url=str(asset["url"]),
+                    download_url=str(asset.get("browser_download_url") or ""),
                 )
                 for asset in item["assets"]
             ),

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from release.github import Release
+from release.github import Asset, Release
 from release.reference import Platform, architecture
 from release.report import Status
 from release.solver import Choice, Chosen, Policy, Waiting
 from release.tags import ImageTag
-from release.versions import Entry
+from release.versions import Entry, modules_tag
 
 SUMS = "SHA256SUMS"
 
@@ -23,7 +23,21 @@ def git_tag(slug: str, zfs: str) -> str:
 
 def asset_name(slug: str, platform: Platform) -> str:
     """The release asset that holds the sideload tar of one platform."""
+    return f"zfs-{slug}-{architecture(platform)}.tar.xz"
+
+
+def old_asset_name(slug: str, platform: Platform) -> str:
+    """What :func:`asset_name` was at first. Published releases keep such an asset."""
     return f"zfs-{slug}-{architecture(platform)}.tar.zst"
+
+
+def find_asset(release: Release, slug: str, platform: Platform) -> Asset | None:
+    """The uploaded sideload tar of one platform, under its name or its old one."""
+    for name in (asset_name(slug, platform), old_asset_name(slug, platform)):
+        asset = release.asset(name)
+        if asset and asset.state == "uploaded" and asset.size:
+            return asset
+    return None
 
 
 def desktop_tag(version: str) -> str:
@@ -194,7 +208,9 @@ def _target(
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
     elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
         missing.append("release")
-    names = (*entry.image_tags[1:], *map(desktop_tag, desktop))
+    names = [*entry.image_tags[1:], *map(desktop_tag, desktop)]
+    if zfs and _has_modules_tag(entry.slug, zfs, observed):
+        names.insert(0, modules_tag(entry.slug))
     missing += [name for name in names if name not in observed.image_tags]
     if not entry.resolved:
         missing.append("record")
@@ -208,10 +224,18 @@ def _target(
     return Target(entry, here, tuple(missing), why, elsewhere, choice, desktop)
 
 
+def _has_modules_tag(slug: str, zfs: str, observed: Observed) -> bool:
+    """Whether a kernel's image was published without its userland, too: its release says so."""
+    release = observed.release(git_tag(slug, zfs))
+    return release is not None and f":{modules_tag(slug)}`" in release.body
+
+
 def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed) -> bool:
     """Whether the release stands with everything that this machine has to give to it."""
     release = observed.release(git_tag(slug, zfs))
     if release is None or release.draft:
         return False
-    uploaded = {asset.name for asset in release.assets if asset.state == "uploaded" and asset.size}
-    return {SUMS, *(asset_name(slug, platform) for platform in here)} <= uploaded
+    sums = release.asset(SUMS)
+    return bool(sums and sums.state == "uploaded" and sums.size) and all(
+        find_asset(release, slug, platform) for platform in here
+    )

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-import zstandard
 
 from release.build import Built
 from release.errors import NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, file_digest
+from release.layers import START_BYTES, Assembled, Image, without_userland
 from release.layout import Layout
-from release.plan import SUMS, asset_name, git_tag
+from release.plan import SUMS, asset_name, git_tag, old_asset_name
 from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import OCI_INDEX, Document, Registry
 from release.resolve import Kernel
-from release.versions import Entry
+from release.versions import Entry, modules_tag
 
-_ZSTD_LEVEL = 19
+_XZ_PRESET = 6
+"""Layers are compressed already: 6 is 0.4 % below 0, and nothing above it is any smaller."""
 
 
 # The image
@@ -45,9 +46,46 @@ def push(
         document = built[0].layout.manifest
     else:
         there = published(registry, image.with_tag(slug), kernel)
-        document = _index({**there, **{one.platform: one.layout.manifest for one in built}})
+        document = index({**there, **{one.platform: one.layout.manifest for one in built}})
     registry.put(image.with_tag(slug), document)
+    _push_modules(registry, image, slug, kernel, built)
     return document
+
+
+def modules_alone(built: Built) -> Assembled | None:
+    """A built image without its userland; None where it has none."""
+    layout = built.layout
+
+    def start_of(digest: Digest) -> bytes:
+        with layout.blob(digest).open("rb") as file:
+            return file.read(START_BYTES)
+
+    return without_userland(Image.read(layout.manifest, layout.config, start_of))
+
+
+def _push_modules(
+    registry: Registry, image: Reference, slug: str, kernel: Kernel, built: Sequence[Built]
+) -> None:
+    """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
+    found = {one.platform: modules_alone(one) for one in built}
+    alone = {platform: assembled for platform, assembled in found.items() if assembled}
+    if not alone:
+        return
+    for assembled in alone.values():
+        put_assembled(registry, image, assembled)
+    manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
+    reference = image.with_tag(modules_tag(slug))
+    if len(kernel.platforms) == 1:
+        (document,) = manifests.values()
+    else:
+        document = index({**published(registry, reference, kernel), **manifests})
+    registry.put(reference, document)
+
+
+def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:
+    """Puts the manifest and the configuration of an image whose layers are there."""
+    registry.upload(image, assembled.config_digest, assembled.config)
+    registry.put(image.at(assembled.manifest.digest), assembled.manifest)
 
 
 def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[Platform, Document]:
@@ -70,7 +108,7 @@ def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
     return labels.get("install-zfs.kernel-digest") == manifest and wanted <= labels.keys()
 
 
-def _index(manifests: Mapping[Platform, Document]) -> Document:
+def index(manifests: Mapping[Platform, Document]) -> Document:
     """An OCI index (image-spec, "image-index.md") of the platforms' manifests."""
     items = []
     for platform, manifest in sorted(manifests.items()):
@@ -132,12 +170,13 @@ def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) ->
 def compress(tar: Path, to: Path) -> None:
     """Compresses a sideload tar as a release asset; the same tar gives the same bytes.
 
+    ``docker load`` reads xz itself, and so does busybox, which knows no other check than CRC32.
     ``to`` appears whole or not at all.
     """
     part = to.with_name(f".{to.name}.{os.getpid()}.part")
     try:
-        compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL)
-        part.write_bytes(compressor.compress(tar.read_bytes()))
+        compressed = lzma.compress(tar.read_bytes(), check=lzma.CHECK_CRC32, preset=_XZ_PRESET)
+        part.write_bytes(compressed)
         part.replace(to)
     finally:
         part.unlink(missing_ok=True)
@@ -155,7 +194,8 @@ def publish_release(
     """Brings the release of a kernel and a ZFS version to where it has to be.
 
     A draft takes all assets, is read back and compared, and only then published. A release that
-    an earlier run left half-made is completed; what broke in it is replaced.
+    an earlier run left half-made is completed; what broke in it is replaced. A published one from
+    before the assets were xz keeps those that it has.
 
     Raises:
         PublishError: the release reads back differently, or is immutable and incomplete.
@@ -167,11 +207,12 @@ def publish_release(
         f"ZFS {entry.zfs} for {entry.image.repository}:{entry.image.tag}",
         _notes(entry, kernel, image, built),
     )
+    assets = _without_old(github, release, entry.slug, built, assets)
     wanted = {path.name: file_digest(path) for path in assets}
     others = {
-        asset.name: asset.digest
-        for asset in release.assets
-        if asset.name not in wanted and asset.name != SUMS and asset.digest
+        asset.name: asset.digest or bytes_digest(github.read(asset))
+        for asset in _there(release)
+        if asset.name not in wanted and asset.name != SUMS
     }
     sums = directory / SUMS
     sums.write_text(
@@ -191,6 +232,35 @@ def publish_release(
         if release.draft:
             raise PublishError("is still a draft after it was published", on=release.url)
     return release
+
+
+def _there(release: Release) -> list[Asset]:
+    """The assets that are whole; a draft's under old names are on their way out."""
+    return [
+        asset
+        for asset in release.assets
+        if asset.state == "uploaded" and not (release.draft and asset.name.endswith(".tar.zst"))
+    ]
+
+
+def _without_old(
+    github: GitHub,
+    release: Release,
+    slug: str,
+    built: Sequence[Built],
+    assets: Sequence[Path],
+) -> Sequence[Path]:
+    """The assets to upload: not those that a published release has under their old names, which
+    a draft loses.
+    """
+    old = {old_asset_name(slug, one.platform): asset_name(slug, one.platform) for one in built}
+    kept = set()
+    for asset in release.assets:
+        if asset.name in old and release.draft:
+            github.delete_asset(asset)
+        elif asset.name in old and asset.state == "uploaded":
+            kept.add(old[asset.name])
+    return [path for path in assets if path.name not in kept]
 
 
 def _ours(github: GitHub, tag: str) -> Release | None:
@@ -268,6 +338,9 @@ def _notes(entry: Entry, kernel: Kernel, image: Reference, built: Iterable[Built
             f"| Kernel banner ({arch}) | `{_code(one.labels['install-zfs.kernel-banner'])}` |",
             f"| Module image digest ({arch}) | `{one.digest}` |",
         ]
+    if any(map(modules_alone, built)):
+        alone = str(image.with_tag(modules_tag(entry.slug))).removeprefix("docker.io/")
+        lines.append(f"| Without `zfs` and `zpool` | `{alone}` |")
     lines += [
         f"| Compiled with | `{entry.builder}` |",
         "",
@@ -277,7 +350,7 @@ def _notes(entry: Entry, kernel: Kernel, image: Reference, built: Iterable[Built
         "",
         "```",
         f"sha256sum --check --ignore-missing {SUMS}",
-        f"zstd -dc {asset_name(entry.slug, min(one.platform for one in built))} | docker load",
+        f"docker load -i {asset_name(entry.slug, min(one.platform for one in built))}",
         f"docker run --rm --privileged install-zfs:{entry.slug}",
         "```",
     ]

@@ -217,6 +217,24 @@ class Registry:
         self._call("HEAD", repository, f"blobs/{digest}", expect=(200,))
         self._http.download(url, to, expected=digest, headers=self._headers(repository))
 
+    def blob(self, repository: Reference, digest: Digest, *, first: int | None = None) -> bytes:
+        """A small blob, checked against its digest, or the ``first`` bytes of any.
+
+        A registry that does not know ranges answers with all of it.
+        """
+        headers = {"Range": f"bytes=0-{first - 1}"} if first else {}
+        answer = self._call(
+            "GET", repository, f"blobs/{digest}", headers=headers, expect=(200, 206)
+        )
+        if answer.status == 206:
+            return answer.body
+        if bytes_digest(answer.body) != digest:
+            raise UpstreamError(
+                "the registry answered with other bytes than the digest names",
+                on=f"{repository} {digest}",
+            )
+        return answer.body
+
     # Writing
 
     @tenacity.retry(
@@ -225,7 +243,7 @@ class Registry:
         stop=tenacity.stop_after_attempt(3),
         reraise=True,
     )
-    def upload(self, repository: Reference, digest: Digest, blob: Path) -> None:
+    def upload(self, repository: Reference, digest: Digest, blob: Path | bytes) -> None:
         """Uploads a blob unless the repository has it ("Pushing a blob monolithically").
 
         A fault ends the upload session, so it is tried again from the question on.

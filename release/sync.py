@@ -21,7 +21,7 @@ from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
-from release import child, desktop, publish, versions
+from release import child, desktop, latest, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
@@ -37,7 +37,7 @@ from release.errors import (
     from_os_error,
 )
 from release.github import API, GitHub
-from release.http import Http
+from release.http import Http, bytes_digest
 from release.openzfs import OpenZFS
 from release.plan import (
     Observed,
@@ -50,7 +50,7 @@ from release.plan import (
     plan,
 )
 from release.poll import Polled, poll
-from release.reference import Platform, Reference, architecture
+from release.reference import Digest, Platform, Reference, architecture
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
 from release.resolve import (
@@ -61,9 +61,12 @@ from release.resolve import (
     read_kernel,
     settle_zfs,
 )
-from release.smoke import smoke
+from release.smoke import SmokeResult, smoke
 from release.solver import Choice, Unread
 from release.versions import Entry, Versions
+
+_BOOT_BYTES = 24 << 20
+"""How many bytes of layers ``latest`` is booted with; a guest has them unpacked in memory."""
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -233,6 +236,15 @@ class World:
             desktop=desktop,
         )
         return targets, list(failures.values())
+
+    def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:
+        """What ``latest`` has to hold; nothing where it is turned off."""
+        return latest.Wanted.of(entries, observed, self.versions.latest)
+
+    def latest_is_behind(self, entries: Iterable[Entry], observed: Observed) -> bool:
+        """Whether ``latest`` is not what is published; two HEADs."""
+        wanted = self.wanted_latest(entries, observed)
+        return latest.is_behind(self.registry, self.versions.image, wanted)
 
     def record(self, news: News) -> None:
         """Writes down what a poll found."""
@@ -499,10 +511,8 @@ class Work:
         took.
         """
         cache = self.world.cache
-        passed = cache / "smoke" / f"{built.digest.replace(':', '-')}.json"
-        # What passed an easier test, before there were figures of a pool, has not passed this one.
-        if passed.is_file() and (figures := json.loads(passed.read_text()).get("figures")):
-            return str(figures)
+        if figures := _passed(cache, built.digest):
+            return figures
         self.report.step(entry.slug, f"boot and load on {built.platform}")
         log = cache / "logs" / f"{entry.slug}-{architecture(built.platform)}.smoke.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -514,23 +524,7 @@ class Work:
             log=log,
             emulator=self.world.emulator,
         )
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        part = passed.with_suffix(".part")
-        part.write_text(
-            json.dumps(
-                {
-                    "digest": built.digest,
-                    "kernel_banner": built.kernel_banner,
-                    "modules": result.modules,
-                    "accelerator": result.accelerator,
-                    "seconds": round(result.seconds, 1),
-                    "pool_seconds": dict(result.pool_seconds),
-                    "peak_memory_mib": round(result.peak_memory_mib),
-                    "figures": str(result),
-                }
-            )
-        )
-        part.replace(passed)
+        _write_passed(cache, built.digest, built.kernel_banner, result)
         return str(result)
 
     def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
@@ -567,6 +561,118 @@ class Work:
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
         return git_tag(entry.slug, entry.zfs)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What ``latest`` is to say of the kernel that it is booted with."""
+
+    kernel_release: str
+    kernel_banner: str
+    zfs_version: str
+
+
+def move_latest(world: World, observed: Observed, report: Report) -> bool:
+    """Brings ``latest`` to what is published: last of all, and only where something changed.
+
+    Returns:
+        Whether the tag moved.
+
+    Raises:
+        ReleaseError: it stays as it was.
+    """
+    image = world.versions.image
+    wanted = world.wanted_latest(world.versions.kernels, observed)
+    if not latest.is_behind(world.registry, image, wanted):
+        return False
+    assert world.github
+    report.step(latest.TAG, "put together")
+    before = latest.read_before(world.registry, image)
+    made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
+    for error in made.left_out:
+        report.warn(f"{latest.TAG} lacks what is published: {error.summary}")
+    for platform in sorted(set(made.images) & world.platforms):
+        _smoke_latest(world, made, platform, report)
+    report.step(latest.TAG, "push")
+    moved = latest.push(world.registry, image, wanted, made)
+    kernels = len({part.slug for parts in made.held.values() for part in parts})
+    all_kernels = len({one.entry.slug for one in wanted.members})
+    report.say(
+        f"{latest.TAG}: the modules of {kernels} kernels, {made.bytes / 1e6:.1f} MB, "
+        f"and a catalogue of {all_kernels}"
+    )
+    return moved
+
+
+def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report: Report) -> None:
+    """Boots the newest kernel that ``latest`` did not have before with its very layers, unless
+    they passed before.
+    """
+    digest = made.images[platform].manifest.digest
+    if _passed(world.cache, digest):
+        return
+    member, line = made.to_boot[platform]
+    entry = member.entry
+    report.step(latest.TAG, f"boot {entry.slug} with it on {platform}")
+    directory = world.cache / latest.TAG
+    directory.mkdir(parents=True, exist_ok=True)
+    catalogue = bytes_digest(made.catalogue)
+
+    def fetch(digest: Digest) -> Path:
+        blob = directory / digest.replace(":", "-")
+        if digest == catalogue:
+            blob.write_bytes(made.catalogue)
+        elif not blob.is_file():
+            world.registry.download(world.versions.image, digest, blob)
+        return blob
+
+    layers = latest.layers_to_boot(made, platform, fetch, _BOOT_BYTES)
+    files = world.builder.kernel_files(entry.image, entry.platforms[platform], platform)
+    if not files.kernel:
+        raise LackingError("the kernel image has no /kernel", on=str(entry.image))
+    log = world.cache / "logs" / f"{latest.TAG}-{architecture(platform)}.smoke.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    result = smoke(
+        kernel=files.kernel,
+        layers=layers,
+        expected=Facts(line.kernel_release, line.kernel_banner, line.zfs_version),
+        architecture=architecture(platform),
+        log=log,
+        emulator=world.emulator,
+    )
+    _write_passed(world.cache, digest, line.kernel_banner, result)
+
+
+def _record_of_test(cache: Path, digest: Digest) -> Path:
+    return cache / "smoke" / f"{digest.replace(':', '-')}.json"
+
+
+def _passed(cache: Path, digest: Digest) -> str:
+    """The figures of the smoke test that the image of a manifest passed; empty where it did not."""
+    record = _record_of_test(cache, digest)
+    # What passed an easier test, before there were figures of a pool, has not passed this one.
+    return str(json.loads(record.read_text()).get("figures", "")) if record.is_file() else ""
+
+
+def _write_passed(cache: Path, digest: Digest, banner: str, result: SmokeResult) -> None:
+    record = _record_of_test(cache, digest)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    part = record.with_suffix(".part")
+    part.write_text(
+        json.dumps(
+            {
+                "digest": digest,
+                "kernel_banner": banner,
+                "modules": result.modules,
+                "accelerator": result.accelerator,
+                "seconds": round(result.seconds, 1),
+                "pool_seconds": dict(result.pool_seconds),
+                "peak_memory_mib": round(result.peak_memory_mib),
+                "figures": str(result),
+            }
+        )
+    )
+    part.replace(record)
 
 
 def save_tar(cache: Path, entry: Entry, built: Built) -> Path:

@@ -28,6 +28,12 @@ from release.solver import Policy
 from release.yamlfile import Node, appended, compose, end_of, read, write
 
 DOCKER_HUB_URL = "https://hub.docker.com"
+MAX_LAYERS = 125
+"""As many layers as an image may have: overlay2's 127 without the two of a container (moby,
+``layer/layer_store.go``: ``maxLayerDepth``)."""
+
+_MOST_KERNELS = MAX_LAYERS - 2
+"""The loader and the catalogue are the other two layers of ``latest``."""
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _BEGIN = "image: docker.io/NAME/install-zfs"
@@ -129,6 +135,11 @@ def slug(image: Reference) -> str:
     return f"{image.repository}-{image.tag}".replace("/", "-")
 
 
+def modules_tag(slug: str) -> str:
+    """The image tag of a kernel's image without the userland, where it was built with one."""
+    return f"{slug}-modules"
+
+
 DEFAULT_SOURCES = (
     Source(Reference(DOCKER_HUB, "docker/for-desktop-kernel"), DOCKER_HUB_URL),
     Source(Reference(DOCKER_HUB, "linuxkit/kernel"), DOCKER_HUB_URL),
@@ -148,6 +159,8 @@ class Versions:
     """A table of builder images in place of the project's."""
     request_budget: int = 500
     """How many requests a poll may make."""
+    latest: int = 100
+    """Of how many kernels ``latest`` holds the modules; 0 for no ``latest``."""
     kernels: tuple[Entry, ...] = ()
 
 
@@ -173,6 +186,7 @@ def parse(path: Path, text: str) -> Versions:
         "desktop",
         "builders",
         "request_budget",
+        "latest",
         "kernels",
         required=["image"],
     )
@@ -200,6 +214,7 @@ def parse(path: Path, text: str) -> Versions:
         )
         if "request_budget" in top
         else Versions.request_budget,
+        latest=_latest(top["latest"]) if "latest" in top else Versions.latest,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
     )
 
@@ -238,6 +253,17 @@ def _policy(node: Node) -> Policy:
     return Policy(text)
 
 
+def _latest(node: Node) -> int:
+    kernels = node.mapping("kernels", required=["kernels"])["kernels"]
+    number = int(kernels.match(re.compile("[0-9]{1,6}"), "a number of kernels", "100"))
+    if number > _MOST_KERNELS:
+        raise kernels.error(
+            f"an image has room for {_MOST_KERNELS} kernels: it may have {MAX_LAYERS} layers",
+            f"write at most {_MOST_KERNELS}; the catalogue names all kernels in any case",
+        )
+    return number
+
+
 def _release_notes(node: Node) -> tuple[str, ...]:
     keys = node.mapping("release_notes")
     return tuple(_url(item) for item in keys["release_notes"].items()) if keys else ()
@@ -268,7 +294,7 @@ def _kernels(nodes: list[Node]) -> tuple[Entry, ...]:
                     f"{alias} is already a tag of {other.image}",
                     "remove it from aliases here",
                 )
-        for name in entry.image_tags:
+        for name in (*entry.image_tags, modules_tag(entry.slug)):
             if (same := names.setdefault(name, entry)) is not entry:
                 raise node.error(
                     f"{entry.image} would be published under the name of {same.image}",

@@ -18,8 +18,9 @@ pytestmark = pytest.mark.lab
 
 # Spread over the effects of one kernel: 1 and 2 are the preflight's (an upload opened and
 # cancelled), 3 to 8 the blobs, 9 and 10 the manifest and its tag, 11 the draft, 12 and 13 its
-# assets, 14 its publication, 15 the tag for the Desktop version. "before" is killed without the
-# effect, "after" with it.
+# assets, 14 its publication, 15 the tag for the Desktop version; then `latest`: 16 to 19 its
+# blobs, 20 its manifest, 21 and 22 the blob of its record, 23 the record, 24 the tag. "before" is
+# killed without the effect, "after" with it.
 POINTS: tuple[tuple[int, Literal["before", "after"]], ...] = (
     (1, "after"),
     (4, "after"),
@@ -33,8 +34,13 @@ POINTS: tuple[tuple[int, Literal["before", "after"]], ...] = (
     (14, "before"),
     (14, "after"),
     (15, "after"),
+    (17, "after"),
+    (20, "before"),
+    (23, "after"),
+    (24, "before"),
+    (24, "after"),
 )
-LAST = 15
+LAST = 24
 
 
 @dataclass(frozen=True)

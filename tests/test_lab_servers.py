@@ -396,7 +396,7 @@ def test_github_release_from_draft_to_published(github: GitHub, client: Client) 
     assert release["draft"]
     assert release["published_at"] is None
     assert "/untagged-" in release["html_url"]
-    uploaded = client.upload(release, "a.tar.zst", b"tar")
+    uploaded = client.upload(release, "a.tar.xz", b"tar")
     assert uploaded.status_code == 201
     asset = uploaded.json()
     assert (asset["state"], asset["size"]) == ("uploaded", 3)

@@ -14,7 +14,6 @@ from pathlib import Path
 import docker
 import pytest
 import requests
-import zstandard
 from semver import Version
 
 from release.http import Http
@@ -52,7 +51,7 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
     entries = {str(entry.image): entry for entry in setup.load().kernels}
     assert set(entries) == {desktop_kernel.reference, linuxkit_kernel.reference}
     tags = setup.tags()
-    assert set(tags) == {"desktop-4.13.0", *(entry.slug for entry in entries.values())}
+    assert set(tags) == {"desktop-4.13.0", "latest", *(entry.slug for entry in entries.values())}
     for kernel in (desktop_kernel, linuxkit_kernel):
         entry = entries[kernel.reference]
         assert (entry.digest, str(entry.builder), entry.zfs) == (
@@ -67,7 +66,7 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
             one for one in setup.releases.releases if one.tag_name == outcome["github_release"]
         ]
         assert not release.draft
-        asset = f"zfs-{entry.slug}-amd64.tar.zst"
+        asset = f"zfs-{entry.slug}-amd64.tar.xz"
         assert {one.name for one in release.assets} == {asset, "SHA256SUMS"}
     assert tags["desktop-4.13.0"] == tags[entries[desktop_kernel.reference].slug]
     # What people wrote is as it was; facts were added behind it.
@@ -83,8 +82,11 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
     assert {one["status"] for one in second.outcomes} == {"unchanged"}
     assert setup.path.read_bytes() == written
     seen = [one for server in (setup.hub, setup.github, setup.gateway) for one in server.requests]
-    assert {one.method for one in seen} == {"GET"}
-    assert not [one for one in seen if "/manifests/" in one.path or "/blobs/" in one.path]
+    # Nothing is pulled: manifests are asked for by HEAD alone, `latest` and its record.
+    manifests = [one for one in seen if "/manifests/" in one.path]
+    assert [one.method for one in manifests] == ["HEAD", "HEAD"]
+    assert {one.method for one in seen if one not in manifests} == {"GET"}
+    assert not [one for one in seen if "/blobs/" in one.path]
     assert len(seen) == requests_by_host(second.stderr) <= 10
 
 
@@ -130,7 +132,9 @@ def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
     (entry,) = setup.load().kernels
     assert [alias.tag for alias in entry.aliases] == ["desktop-4.13.0"]
     second = "docker-for-desktop-kernel-desktop-4.13.0"
-    assert setup.tags() == {entry.slug: outcome["digest"], second: outcome["digest"]}
+    tags = setup.tags()
+    assert tags.keys() == {entry.slug, second, "latest"}
+    assert tags[entry.slug] == tags[second] == outcome["digest"]
     assert [one["status"] for one in setup.run("sync").outcomes] == ["unchanged"]
 
 
@@ -145,7 +149,11 @@ def test_choosing_leaves_out_but_loses_nothing(
     }
     assert len(two_kernels.load().kernels) == 2
     assert two_kernels.run("sync", "--limit", "0").exit_code == 0
-    assert set(two_kernels.tags()) == {"desktop-4.13.0", two_kernels.load().kernels[0].slug}
+    assert set(two_kernels.tags()) == {
+        "desktop-4.13.0",
+        "latest",
+        two_kernels.load().kernels[0].slug,
+    }
 
 
 def test_a_failed_kernel_does_not_hold_back_a_good_one(
@@ -230,12 +238,11 @@ def test_the_sideload_tar_loads(two_kernels: Setup, desktop_kernel: LabKernel) -
     sums = assets.pop("SHA256SUMS").decode()
     ((name, content),) = assets.items()
     assert sums == f"{hashlib.sha256(content).hexdigest()}  {name}\n"
-    tar = zstandard.ZstdDecompressor().decompressobj().decompress(content)
 
     client = docker.from_env()
     entry = setup.load().kernels[0]
     local = f"install-zfs:{entry.slug}"
-    client.images.load(tar)
+    client.images.load(content)
     try:
         info = client.containers.run(local, "info", remove=True).decode()
         assert desktop_kernel.release in info

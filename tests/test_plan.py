@@ -18,6 +18,7 @@ from release.plan import (
     asset_name,
     git_tag,
     newest_first,
+    old_asset_name,
     open_questions,
     plan,
 )
@@ -102,6 +103,18 @@ ONE = entry("5.4.39")
 )
 def test_an_incomplete_release_is_to_do(releases: list[Release]) -> None:
     assert one_target(ONE, [ONE.slug], releases).missing == ("release",)
+
+
+def test_a_published_release_may_have_its_assets_under_old_names() -> None:
+    old = release_of(ONE, names=[SUMS, old_asset_name(ONE.slug, AMD64)])
+    assert not one_target(ONE, [ONE.slug], [old]).to_do
+
+
+def test_the_tag_of_the_modules_alone_is_missed_where_the_release_names_it() -> None:
+    body = f"| Without `zfs` and `zpool` | `me/zfs:{ONE.slug}-modules` |"
+    named = dataclasses.replace(release_of(ONE), body=body)
+    assert one_target(ONE, [ONE.slug], [named]).missing == (f"{ONE.slug}-modules",)
+    assert not one_target(ONE, [ONE.slug, f"{ONE.slug}-modules"], [named]).to_do
 
 
 def test_a_published_release_counts_though_drafts_lie_about() -> None:

@@ -89,6 +89,12 @@ def test_defaults(path: Path) -> None:
     assert versions.sources == DEFAULT_SOURCES
     assert versions.openzfs == OpenZFSSource("https://api.github.com", "openzfs/zfs", Policy.PIN)
     assert versions.kernels == ()
+    assert versions.latest == 100
+
+
+def test_how_many_kernels_latest_has(path: Path) -> None:
+    path.write_text(f"{TOP}latest: {{kernels: 0}}\n")
+    assert load(path).latest == 0
 
 
 TOP = "image: me/zfs\n"
@@ -146,6 +152,10 @@ ONE = f"{TOP}kernels:\n- image: a/b:1\n"
             5,
             "Docker Desktop 4.13.0 is already said to run docker.io/a/b:1",
         ),
+        (f"{ONE}- image: a/b:1-modules\n", 4, "under the name of docker.io/a/b:1"),
+        (f"{TOP}latest: 5\n", 2, "expected 'key: value' lines"),
+        (f"{TOP}latest: {{kernels: all}}\n", 2, "'all' is not a number of kernels"),
+        (f"{TOP}latest: {{kernels: 124}}\n", 2, "an image has room for 123 kernels"),
         (f"{TOP}sources: docker.io/a/b\n", 2, "expected a list"),
         (f"{TOP}sources:\n- hub: https://h\n", 3, "the key 'repository' is missing"),
         (f"{TOP}sources:\n- repository: a/b:1\n", 3, "without a tag"),

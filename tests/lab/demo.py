@@ -11,7 +11,6 @@ from pathlib import Path
 
 import docker
 import requests
-import zstandard
 from rich.console import Console
 
 from release import guest
@@ -121,7 +120,7 @@ def _sideload(setup: Setup, kernel: LabKernel) -> None:
     entry = next(one for one in setup.load().kernels if str(one.image) == kernel.reference)
     repository = setup.releases.full_name
     base = f"{setup.github.url}/{repository}/releases/download/{entry.slug}-zfs-{entry.zfs}"
-    name = f"zfs-{entry.slug}-amd64.tar.zst"
+    name = f"zfs-{entry.slug}-amd64.tar.xz"
     _say(f"Downloads {base}/{name}")
     asset = _download(f"{base}/{name}")
     sums = {
@@ -130,7 +129,7 @@ def _sideload(setup: Setup, kernel: LabKernel) -> None:
     }
     _expect("SHA256SUMS has its digest", sums[name], hashlib.sha256(asset).hexdigest())
     client = docker.from_env()
-    client.images.load(zstandard.ZstdDecompressor().decompressobj().decompress(asset))
+    client.images.load(asset)
     local = f"install-zfs:{entry.slug}"
     try:
         _say(f"docker load; docker run --rm {local} info")

@@ -6,6 +6,7 @@ through public settings alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -82,7 +83,8 @@ class Setup:
         self.release_openzfs(min(world.openzfs, key=semver.Version.parse))
         self.repository = f"{namespace}/install-zfs"
         self.path = directory / "versions.yaml"
-        self._blobs: set[str] = set()
+        # The OCI empty descriptor's: what has no tag is not found again.
+        self._blobs = {f"sha256:{hashlib.sha256(b'{}').hexdigest()}"}
         self.empty()
 
     @property

@@ -1,0 +1,577 @@
+"""``latest``: one image with the modules of all published kernels, and a catalogue of them.
+
+It is put together in the registry from the very layers that were tested with each kernel. What it
+has to hold follows from the list of releases alone; whether it does is told by two HEADs: a small
+record beside it, whose digest can be computed, says from which releases it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypeVar
+
+from release import publish
+from release.errors import NotFoundError, PublishError, UpstreamError
+from release.github import Asset, GitHub, Release
+from release.http import bytes_digest
+from release.layers import (
+    START_BYTES,
+    Assembled,
+    Image,
+    Kind,
+    Layer,
+    assemble,
+    file_layer,
+    read_file_layer,
+)
+from release.plan import SUMS, Observed, find_asset, git_tag, newest_first
+from release.reference import Digest, Platform, Reference, architecture, parse_digest
+from release.registry import OCI_MANIFEST, Document, Registry
+from release.versions import MAX_LAYERS, Entry
+
+T = TypeVar("T")
+
+TAG = "latest"
+CATALOGUE = "catalogue"
+
+_MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}
+_RECIPE = 1
+"""To be raised when the same releases are to give another image."""
+_JOBS = 8
+
+_EMPTY = b"{}"
+"""The OCI empty descriptor's content (image-spec, "manifest.md")."""
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+_RECORD_TYPE = "application/vnd.install-zfs.latest.v1"
+
+_SLUG = "install-zfs.slug"
+_USERLAND = "install-zfs.userland"
+_CREATED = "org.opencontainers.image.created"
+_TITLE = "ZFS kernel modules for the kernels of Docker Desktop and LinuxKit"
+_KEPT_LABELS = (
+    "org.opencontainers.image.revision",
+    "org.opencontainers.image.source",
+    "org.opencontainers.image.version",
+)
+
+
+# What is wanted
+
+
+@dataclass(frozen=True)
+class Member:
+    """A kernel that is published for a platform, as the list of releases shows it."""
+
+    entry: Entry
+    platform: Platform
+    release: Release
+    asset: Asset
+
+    @property
+    def key(self) -> tuple[str, Platform]:
+        return self.entry.slug, self.platform
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What ``latest`` has to hold.
+
+    Attributes:
+        members: all that is published, the newest kernels first.
+        kernels: of how many kernels it holds the modules; the catalogue has all of them.
+    """
+
+    members: tuple[Member, ...]
+    kernels: int
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry], observed: Observed, kernels: int) -> Wanted:
+        """What is published, from what is listed in bulk."""
+        return cls(tuple(_members(entries, observed)) if kernels else (), kernels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells apart what would give different images."""
+        facts = [
+            [
+                one.entry.slug,
+                one.platform,
+                one.asset.name,
+                one.asset.size,
+                one.asset.digest,
+                one.asset.download_url,
+            ]
+            for one in self.members
+        ]
+        return hashlib.sha256(json.dumps([_RECIPE, self.kernels, facts]).encode()).hexdigest()
+
+    @property
+    def platforms(self) -> tuple[Platform, ...]:
+        return tuple(sorted({one.platform for one in self.members}))
+
+    def newest(self, platform: Platform) -> tuple[Member, ...]:
+        """The members of one platform whose modules it holds, if there is room for them."""
+        return tuple(one for one in self.members if one.platform == platform)[: self.kernels]
+
+
+def _members(entries: Iterable[Entry], observed: Observed) -> Iterator[Member]:
+    for entry in newest_first(entries):
+        if entry.slug not in observed.image_tags or not entry.zfs:
+            continue
+        release = observed.release(git_tag(entry.slug, entry.zfs))
+        if release is None or release.draft:
+            continue
+        for platform in sorted(entry.platforms):
+            if asset := find_asset(release, entry.slug, platform):
+                yield Member(entry, platform, release, asset)
+
+
+def record(latest: Digest, fingerprint: str) -> Document:
+    """Says that ``latest``, of this digest, was made from these releases. Its own digest follows
+    from the two, so that a HEAD finds out whether it is there.
+    """
+    empty = {"mediaType": _EMPTY_TYPE, "digest": bytes_digest(_EMPTY), "size": len(_EMPTY)}
+    content = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": _RECORD_TYPE,
+        "config": empty,
+        "layers": [empty],
+        "annotations": {"install-zfs.latest": latest, "install-zfs.releases": fingerprint},
+    }
+    raw = json.dumps(content, separators=(",", ":")).encode()
+    return Document(bytes_digest(raw), OCI_MANIFEST, raw)
+
+
+def is_behind(registry: Registry, image: Reference, wanted: Wanted) -> bool:
+    """Whether ``latest`` is not what it has to be. Two HEADs, and no pull."""
+    if not wanted.members:
+        return False
+    there = registry.head(image.with_tag(TAG))
+    return (
+        there is None or registry.head(image.at(record(there, wanted.fingerprint).digest)) is None
+    )
+
+
+# What is known of each member
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the catalogue: a published kernel on one platform, and where to download it."""
+
+    architecture: str
+    kernel_release: str
+    zfs_version: str
+    slug: str
+    size: int
+    sha256: str
+    url: str
+    kernel_banner: str
+
+    def __str__(self) -> str:
+        fields = (
+            self.architecture,
+            self.kernel_release,
+            self.zfs_version,
+            self.slug,
+            str(self.size),
+            self.sha256,
+            self.url,
+            self.kernel_banner,
+        )
+        return "\t".join(" ".join(field.split()) for field in fields)
+
+    @classmethod
+    def parse(cls, text: str) -> Line:
+        """Reads a line.
+
+        Raises:
+            ValueError: it is none.
+        """
+        arch, release, zfs, slug, size, sha256, url, banner = text.split("\t", 7)
+        return cls(arch, release, zfs, slug, int(size), sha256, url, banner)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a kernel gives to ``latest``: its layers, as they were tested."""
+
+    slug: str
+    modules: Layer
+    userland: Layer | None
+    created: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the ``latest`` that is out there says of its members, so that only those that are new
+    have to be read.
+    """
+
+    lines: Mapping[tuple[str, str], Line]
+    parts: Mapping[tuple[str, Platform], Part]
+
+
+def read_before(registry: Registry, image: Reference) -> Before:
+    """Reads the present ``latest``; where it is not as this module makes it, nothing is known of
+    its members, and all are read.
+    """
+    malformed = (KeyError, IndexError, ValueError, TypeError, AttributeError)
+    with suppress(NotFoundError, UpstreamError, PublishError, *malformed):
+        document = registry.get(image.with_tag(TAG))
+        lines: dict[tuple[str, str], Line] = {}
+        parts: dict[tuple[str, Platform], Part] = {}
+        for platform, digest in registry.platforms(image, document).items():
+            at = image.at(digest)
+            manifest = registry.get(at)
+            config = registry.config(at, manifest)
+            for part in _parts(manifest, config):
+                parts[part.slug, platform] = part
+            catalogue = parse_digest(manifest.content["layers"][-1]["digest"])
+            text = read_file_layer(registry.blob(image, catalogue), CATALOGUE).decode()
+            for line in map(Line.parse, text.splitlines()):
+                lines[line.slug, line.architecture] = line
+        return Before(lines, parts)
+    return Before({}, {})
+
+
+def _parts(manifest: Document, config: Mapping[str, Any]) -> Iterator[Part]:
+    items = manifest.content["layers"]
+    layers = {
+        item["digest"]: Layer(
+            parse_digest(item["digest"]),
+            int(item["size"]),
+            str(item["mediaType"]),
+            parse_digest(diff_id),
+            Kind.KERNELS if _SLUG in item.get("annotations", {}) else Kind.USERLAND,
+        )
+        for item, diff_id in zip(items, config["rootfs"]["diff_ids"], strict=True)
+    }
+    for item in items:
+        about = item.get("annotations", {})
+        if _SLUG in about:
+            userland = layers[about[_USERLAND]] if _USERLAND in about else None
+            yield Part(about[_SLUG], layers[item["digest"]], userland, about[_CREATED])
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads what is known of members: from the present ``latest`` where it can, else from their
+    images.
+    """
+
+    registry: Registry
+    image: Reference
+    github: GitHub
+    before: Before
+    _images: dict[tuple[str, Platform], Image] = field(default_factory=dict)
+
+    def line(self, member: Member) -> Line:
+        """The catalogue's line for a member.
+
+        Raises:
+            PublishError: its image is not the one of its release.
+        """
+        sha256 = self._sha256(member)
+        known = self.before.lines.get((member.entry.slug, _machine(member.platform)))
+        labels: Mapping[str, str] = {}
+        if known is None or known.sha256 != sha256:
+            labels = self.read(member).labels
+            if (found := labels.get("install-zfs.zfs-version")) != member.entry.zfs:
+                raise PublishError(
+                    f"has ZFS {found}, and its release ZFS {member.entry.zfs}",
+                    on=str(self.image.with_tag(member.entry.slug)),
+                )
+        assert member.entry.zfs
+        return Line(
+            _machine(member.platform),
+            labels["install-zfs.kernel-release"] if labels or not known else known.kernel_release,
+            member.entry.zfs,
+            member.entry.slug,
+            member.asset.size,
+            sha256,
+            member.asset.download_url,
+            labels["install-zfs.kernel-banner"] if labels or not known else known.kernel_banner,
+        )
+
+    def is_new(self, line: Line) -> bool:
+        """Whether the present ``latest`` does not have this very image."""
+        known = self.before.lines.get((line.slug, line.architecture))
+        return known is None or known.sha256 != line.sha256
+
+    def part(self, member: Member, line: Line) -> Part:
+        """The layers of a member."""
+        known = self.before.parts.get(member.key)
+        if known and not self.is_new(line):
+            return known
+        image = self.read(member)
+        modules, userland = image.of(Kind.KERNELS), image.of(Kind.USERLAND)
+        if len(modules) != 1 or len(userland) > 1:
+            raise PublishError(
+                "does not have the modules in one layer, and the userland in at most one",
+                on=str(self.image.with_tag(member.entry.slug)),
+            )
+        return Part(
+            member.entry.slug,
+            modules[0],
+            userland[0] if userland else None,
+            image.labels[_CREATED],
+        )
+
+    def read(self, member: Member) -> Image:
+        """The published image of a member, by what its tag points to.
+
+        Raises:
+            PublishError: it is another kernel's.
+        """
+        if member.key not in self._images:
+            self._images[member.key] = self._read(member)
+        return self._images[member.key]
+
+    def _read(self, member: Member) -> Image:
+        reference = self.image.with_tag(member.entry.slug)
+        document = self.registry.get(reference)
+        digest = self.registry.platforms(reference, document).get(member.platform)
+        if digest is None:
+            raise PublishError(f"is not there for {member.platform}", on=str(reference))
+        manifest = document if digest == document.digest else self._manifest(digest)
+        image = Image.read(
+            manifest,
+            self.registry.config(reference, manifest),
+            lambda layer: self.registry.blob(self.image, layer, first=START_BYTES),
+        )
+        kernel = image.labels.get("install-zfs.kernel-digest")
+        if kernel != member.entry.platforms[member.platform]:
+            raise PublishError(
+                "is the image of another kernel",
+                on=str(reference),
+                detail=f"expected {member.entry.platforms[member.platform]}\nfound    {kernel}",
+            )
+        return image
+
+    def _manifest(self, digest: Digest) -> Document:
+        return self.registry.get(self.image.at(digest))
+
+    def _sha256(self, member: Member) -> str:
+        """The digest of the release's asset, of GitHub or else of ``SHA256SUMS``."""
+        if member.asset.digest:
+            return member.asset.digest.removeprefix("sha256:")
+        sums = member.release.asset(SUMS)
+        text = self.github.read(sums).decode(errors="replace") if sums else ""
+        for line in text.splitlines():
+            sha256, _, name = line.partition("  ")
+            if name == member.asset.name:
+                return sha256
+        raise PublishError(
+            f"{SUMS} does not name {member.asset.name}",
+            on=f"{self.github} release {member.release.git_tag}",
+        )
+
+
+def _machine(platform: Platform) -> str:
+    """What ``uname -m`` says there."""
+    return _MACHINE.get(architecture(platform), architecture(platform))
+
+
+# Putting it together
+
+
+@dataclass(frozen=True)
+class Latest:
+    """A ``latest`` that was put together.
+
+    Attributes:
+        images: by platform.
+        document: what the tag is to point to: a manifest, or an index.
+        catalogue: the layer with the catalogue.
+        held: by platform, whose modules it holds, the newest first.
+        to_boot: by platform, the kernel to boot it with: the newest that was not in it before.
+        left_out: what is published and could not be taken, with the reason.
+    """
+
+    images: Mapping[Platform, Assembled]
+    document: Document
+    catalogue: bytes
+    held: Mapping[Platform, tuple[Part, ...]]
+    to_boot: Mapping[Platform, tuple[Member, Line]]
+    left_out: tuple[PublishError, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What all its layers have together, each counted once."""
+        sizes = {
+            item["digest"]: item["size"]
+            for one in self.images.values()
+            for item in one.manifest.content["layers"]
+        }
+        return sum(sizes.values())
+
+
+def build(wanted: Wanted, reader: Reader) -> Latest:
+    """Puts ``latest`` together. The same releases and images give the same bytes."""
+    known, left_out = _of_each(reader.line, wanted.members)
+    if not known:
+        raise left_out[0]
+    wanted = replace(wanted, members=tuple(one for one in wanted.members if one.key in known))
+    text = "".join(f"{known[one.key]}\n" for one in wanted.members)
+    catalogue, blob = file_layer(CATALOGUE, text.encode())
+    images: dict[Platform, Assembled] = {}
+    held: dict[Platform, tuple[Part, ...]] = {}
+    to_boot: dict[Platform, tuple[Member, Line]] = {}
+    for platform in wanted.platforms:
+        found, odd = _of_each(lambda one: reader.part(one, known[one.key]), wanted.newest(platform))
+        left_out += odd
+        if not found:
+            continue
+        members = [one for one in wanted.newest(platform) if one.key in found]
+        newest = reader.read(members[0])
+        loader = newest.of(Kind.LOADER)
+        parts = _that_fit(list(found.values()), MAX_LAYERS - len(loader) - 1)
+        images[platform] = _image(platform, newest, parts, (*loader, catalogue))
+        held[platform] = tuple(parts)
+        candidates = [(one, known[one.key]) for one in members[: len(parts)]]
+        to_boot[platform] = next(
+            (pair for pair in candidates if reader.is_new(pair[1])), candidates[0]
+        )
+    if not images:
+        raise left_out[0]
+    manifests = {platform: one.manifest for platform, one in images.items()}
+    document = next(iter(manifests.values())) if len(manifests) == 1 else publish.index(manifests)
+    return Latest(images, document, blob, held, to_boot, tuple(left_out))
+
+
+def _of_each(
+    make: Callable[[Member], T], members: Sequence[Member]
+) -> tuple[dict[tuple[str, Platform], T], list[PublishError]]:
+    """What can be made of members, side by side, and why nothing could be made of the others."""
+
+    def tried(member: Member) -> T | PublishError:
+        try:
+            return make(member)
+        except PublishError as error:
+            return error
+
+    with ThreadPoolExecutor(_JOBS) as pool:
+        made = list(pool.map(tried, members))
+    found = {
+        one.key: result
+        for one, result in zip(members, made, strict=True)
+        if not isinstance(result, PublishError)
+    }
+    return found, [result for result in made if isinstance(result, PublishError)]
+
+
+def _that_fit(parts: Sequence[Part], room: int) -> list[Part]:
+    """As many of the newest as an image may have layers."""
+    layers: set[Digest] = set()
+    for number, part in enumerate(parts):
+        layers |= {layer.digest for layer in (part.modules, part.userland) if layer}
+        if len(layers) > room:
+            return list(parts[:number])
+    return list(parts)
+
+
+def _image(
+    platform: Platform, newest: Image, parts: Sequence[Part], top: Sequence[Layer]
+) -> Assembled:
+    """The image of one platform.
+
+    The layers are in the order in which kernels came, so that an engine which has an earlier
+    ``latest`` has the lowest of them already; what changes most is on top.
+    """
+    layers: dict[Digest, tuple[Layer, str, dict[str, str]]] = {}
+    for part in reversed(parts):
+        about = {_SLUG: part.slug, _CREATED: part.created}
+        if part.userland:
+            about[_USERLAND] = part.userland.digest
+            layers.setdefault(part.userland.digest, (part.userland, "userland", {}))
+        layers[part.modules.digest] = (part.modules, part.slug, about)
+    for layer in top[:-1]:
+        layers.setdefault(layer.digest, (layer, "loader", {}))
+    layers[top[-1].digest] = (top[-1], CATALOGUE, {})
+    created = max((part.created for part in parts), key=datetime.fromisoformat)
+    os_name, arch, *variant = platform.split("/")
+    labels = {
+        **{name: newest.labels[name] for name in _KEPT_LABELS if name in newest.labels},
+        _CREATED: created,
+        "org.opencontainers.image.title": _TITLE,
+        "install-zfs.kernels": str(len(parts)),
+    }
+    config = {
+        "created": created,
+        "architecture": arch,
+        "os": os_name,
+        **({"variant": variant[0]} if variant else {}),
+        "config": {**(newest.config.get("config") or {}), "Labels": dict(sorted(labels.items()))},
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [layer.diff_id for layer, _, _ in layers.values()],
+        },
+        "history": [
+            {"created": created, "created_by": what, "comment": "as it was tested"}
+            for _, what, _ in layers.values()
+        ],
+    }
+    return assemble(config, [layer.descriptor(about) for layer, _, about in layers.values()])
+
+
+def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -> bool:
+    """Pushes what is not there of ``latest``, then its record, and moves the tag last.
+
+    A ``latest`` that lacks what is published gets no record, so that the next run tries again.
+
+    Returns:
+        Whether the tag moved.
+    """
+    there = registry.head(image.with_tag(TAG))
+    if there != latest.document.digest:
+        registry.upload(image, bytes_digest(latest.catalogue), latest.catalogue)
+        for one in latest.images.values():
+            publish.put_assembled(registry, image, one)
+    if not latest.left_out:
+        registry.upload(image, bytes_digest(_EMPTY), _EMPTY)
+        note = record(latest.document.digest, wanted.fingerprint)
+        registry.put(image.at(note.digest), note)
+    if there == latest.document.digest:
+        return False
+    registry.put(image.with_tag(TAG), latest.document)
+    return True
+
+
+# Testing it
+
+
+def layers_to_boot(
+    latest: Latest, platform: Platform, fetch: Callable[[Digest], Any], budget: int
+) -> list[Any]:
+    """The layers of ``latest`` to boot a kernel with, in their order.
+
+    All that is in memory of a guest is its initramfs: of the other kernels' modules, the newest
+    that fit in ``budget`` bytes are taken.
+
+    Args:
+        fetch: gives the blob of a digest.
+    """
+    member, _ = latest.to_boot[platform]
+    mine = [part for part in latest.held[platform] if part.slug == member.entry.slug]
+    others = [part for part in latest.held[platform] if part.slug != member.entry.slug]
+    size = 0
+    taken: set[Digest] = set()
+    left: set[Digest] = set()
+    for part in (*mine, *others):
+        layers = [layer for layer in (part.modules, part.userland) if layer]
+        size += sum(layer.size for layer in layers if layer.digest not in taken)
+        fits = part in mine or size <= budget
+        (taken if fits else left).update(layer.digest for layer in layers)
+    digests = [
+        parse_digest(item["digest"]) for item in latest.images[platform].manifest.content["layers"]
+    ]
+    return [fetch(digest) for digest in digests if digest not in left - taken]

@@ -1,0 +1,303 @@
+"""``latest`` and its catalogue: put together from what is published, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release import latest
+from release.errors import PublishError
+from release.github import GitHub, Release
+from release.http import Http, bytes_digest
+from release.latest import Latest, Line, Reader, Wanted
+from release.layers import read_file_layer
+from release.plan import Observed
+from release.reference import Digest, Platform, Reference
+from release.registry import Registry
+from release.versions import MAX_LAYERS, Entry
+from tests.lab.module_images import (
+    AMD64,
+    ARM64,
+    LOADER,
+    REPOSITORY,
+    entry,
+    layer,
+    put,
+    release,
+    userland,
+)
+from tests.lab.small_registry import SmallRegistry
+
+OLD, NEW = entry("5.4.1"), entry("5.4.2")
+BOTH = entry("5.4.3", AMD64, ARM64, zfs="2.2.0")
+
+
+@pytest.fixture
+def server() -> Iterator[SmallRegistry]:
+    with SmallRegistry() as registry:
+        yield registry
+        assert registry.violations == []
+
+
+class Scene:
+    """A registry with module images, and releases."""
+
+    def __init__(self, server: SmallRegistry, config: Path) -> None:
+        config.joinpath("config.json").write_text("{}")
+        self.server = server
+        self.image = Reference.parse(f"{server.host}/{REPOSITORY}")
+        self.registry = Registry(Http(), {})
+        self.github = GitHub(Http(), server.url, "me/zfs", None)
+
+    def wanted(
+        self, entries: Iterable[Entry], *, kernels: int = 100, releases: Iterable[Release] = ()
+    ) -> Wanted:
+        entries = tuple(entries)
+        observed = Observed(
+            frozenset(one.slug for one in entries), (*releases, *map(release, entries))
+        )
+        return Wanted.of(entries, observed, kernels)
+
+    def build(self, wanted: Wanted) -> Latest:
+        before = latest.read_before(self.registry, self.image)
+        return latest.build(wanted, Reader(self.registry, self.image, self.github, before))
+
+    def bring(self, wanted: Wanted) -> bool:
+        return latest.push(self.registry, self.image, wanted, self.build(wanted))
+
+    def is_behind(self, wanted: Wanted) -> bool:
+        return latest.is_behind(self.registry, self.image, wanted)
+
+
+@pytest.fixture
+def scene(server: SmallRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    return Scene(server, tmp_path)
+
+
+def manifest(made: Latest, platform: Platform = AMD64) -> Any:
+    return made.images[platform].manifest.content
+
+
+def layers(made: Latest, platform: Platform = AMD64) -> list[str]:
+    return [item["digest"] for item in manifest(made, platform)["layers"]]
+
+
+def modules(one: Entry, platform: Platform = AMD64) -> Digest:
+    kernel = one.platforms[platform]
+    blob, _ = layer({f"kernels/{one.image.tag}-1/zfs.ko": f"{kernel} {one.zfs}".encode()})
+    return bytes_digest(blob)
+
+
+def lines(made: Latest) -> list[Line]:
+    return [
+        Line.parse(x) for x in read_file_layer(made.catalogue, "catalogue").decode().splitlines()
+    ]
+
+
+def test_it_holds_every_kernel_s_layer_as_it_was_tested(scene: Scene) -> None:
+    put(scene.server, OLD, with_userland=True)
+    put(scene.server, NEW, with_userland=True)
+    made = scene.build(scene.wanted([OLD, NEW]))
+    assert layers(made) == [
+        bytes_digest(userland("2.1.5")[0]),
+        modules(OLD),
+        modules(NEW),
+        bytes_digest(LOADER[0]),
+        bytes_digest(made.catalogue),
+    ]
+    config = json.loads(made.images[AMD64].config)
+    assert config["rootfs"]["diff_ids"][0] == userland("2.1.5")[1]
+    assert len(config["history"]) == len(layers(made)) == len(config["rootfs"]["diff_ids"])
+    assert config["config"] == {
+        "Entrypoint": ["/install-zfs"],
+        "Labels": {
+            "install-zfs.kernels": "2",
+            "org.opencontainers.image.created": "2024-05-01T00:00:02+00:00",
+            "org.opencontainers.image.revision": "abc",
+            "org.opencontainers.image.title": latest._TITLE,
+            "org.opencontainers.image.version": "2.1.5",
+        },
+    }
+    assert made.document == made.images[AMD64].manifest
+
+
+def test_the_catalogue_says_where_each_kernel_is(scene: Scene) -> None:
+    for one in (OLD, BOTH):
+        put(scene.server, one)
+    made = scene.build(scene.wanted([OLD, BOTH], kernels=1))
+    asset = release(OLD).assets[0]
+    assert [(line.slug, line.architecture) for line in lines(made)] == [
+        (BOTH.slug, "x86_64"),
+        (BOTH.slug, "aarch64"),
+        (OLD.slug, "x86_64"),
+    ]
+    text = read_file_layer(made.catalogue, "catalogue").decode()
+    assert text.splitlines()[-1].split("\t") == [
+        "x86_64",
+        "5.4.1-linuxkit",
+        "2.1.5",
+        OLD.slug,
+        "1000",
+        str(asset.digest)[7:],
+        asset.download_url,
+        "Linux version 5.4.1-linuxkit (me@linux/amd64) #1 SMP",
+    ]
+    assert layers(made)[0] == modules(BOTH), "beyond the limit there is a line alone"
+    assert len(layers(made)) == 3
+
+
+def test_several_platforms_have_an_index(scene: Scene) -> None:
+    for one in (OLD, BOTH):
+        put(scene.server, one)
+    made = scene.build(scene.wanted([OLD, BOTH]))
+    assert [item["platform"] for item in made.document.content["manifests"]] == [
+        {"architecture": "amd64", "os": "linux"},
+        {"architecture": "arm64", "os": "linux"},
+    ]
+    assert layers(made)[:2] == [modules(OLD), modules(BOTH)]
+    assert layers(made, ARM64)[0] == modules(BOTH, ARM64)
+    assert layers(made)[-1] == layers(made, ARM64)[-1], "one catalogue for both"
+    assert made.bytes == sum(
+        len(scene.server.blobs.get(digest, made.catalogue))
+        for digest in {*layers(made), *layers(made, ARM64)}
+    )
+
+
+def test_it_is_behind_until_it_was_moved_and_then_costs_two_heads(scene: Scene) -> None:
+    put(scene.server, OLD)
+    wanted = scene.wanted([OLD])
+    assert scene.is_behind(wanted)
+    assert scene.bring(wanted)
+    scene.server.requests.clear()
+    assert not scene.is_behind(wanted)
+    assert [request.method for request in scene.server.requests] == ["HEAD", "HEAD"]
+    assert not scene.is_behind(Wanted((), 100)), "nothing is published"
+
+
+@pytest.mark.parametrize("change", ["kernel", "limit", "asset", "moved away", "moved back"])
+def test_whatever_changes_it_is_noticed(scene: Scene, change: str) -> None:
+    put(scene.server, OLD)
+    put(scene.server, NEW)
+    wanted = scene.wanted([OLD])
+    scene.bring(wanted)
+    match change:
+        case "kernel":
+            wanted = scene.wanted([OLD, NEW])
+        case "limit":
+            wanted = scene.wanted([OLD], kernels=1)
+        case "asset":
+            other = release(OLD, salt="x")
+            observed = Observed(frozenset({OLD.slug}), (other,))
+            wanted = Wanted.of([OLD], observed, 100)
+        case "moved away":
+            scene.server.put(REPOSITORY, "latest", {"layers": []})
+        case "moved back":
+            scene.bring(scene.wanted([OLD, NEW]))
+    assert scene.is_behind(wanted)
+    scene.bring(wanted)
+    assert not scene.is_behind(wanted)
+
+
+def test_a_run_that_died_before_the_tag_moved_is_made_up_for(scene: Scene) -> None:
+    put(scene.server, OLD)
+    wanted = scene.wanted([OLD])
+    scene.bring(wanted)
+    before = scene.server.manifests[REPOSITORY]["latest"]
+    put(scene.server, NEW)
+    wanted = scene.wanted([OLD, NEW])
+    scene.bring(wanted)
+    after = scene.server.manifests[REPOSITORY]["latest"]
+    scene.server.manifests[REPOSITORY]["latest"] = before
+    assert scene.is_behind(wanted), "its record is there, but the tag is not"
+    scene.bring(wanted)
+    assert scene.server.manifests[REPOSITORY]["latest"] == after
+
+
+def test_a_new_kernel_costs_its_own_reads_and_gives_the_same_bytes(scene: Scene) -> None:
+    known = [entry(f"5.4.{n}") for n in range(9)]
+    for one in known:
+        put(scene.server, one, with_userland=True)
+    scene.bring(scene.wanted(known))
+    put(scene.server, new := entry("5.5.0"), with_userland=True)
+    wanted = scene.wanted([*known, new])
+    scene.server.requests.clear()
+    made = scene.build(wanted)
+    read = [one.path for one in scene.server.requests if "manifests" in one.path]
+    assert read == [
+        f"/v2/{REPOSITORY}/manifests/latest",
+        *[read[1]],
+        f"/v2/{REPOSITORY}/manifests/{new.slug}",
+    ]
+    assert made.to_boot[AMD64][0].entry == new
+    del scene.server.manifests[REPOSITORY]["latest"]
+    assert scene.build(wanted).document == made.document
+
+
+def test_a_latest_of_somebody_else_is_read_around(scene: Scene) -> None:
+    put(scene.server, OLD)
+    scene.server.put(REPOSITORY, "latest", {"config": scene.server.put_blob(b"{}"), "layers": []})
+    assert layers(scene.build(scene.wanted([OLD])))[0] == modules(OLD)
+
+
+def test_nothing_that_was_not_published_gets_in(scene: Scene) -> None:
+    put(scene.server, OLD)
+    observed = Observed(
+        frozenset({OLD.slug, NEW.slug}), (release(OLD), release(NEW, draft=True), release(BOTH))
+    )
+    (member,) = Wanted.of([OLD, NEW, BOTH], observed, 100).members
+    assert member.entry == OLD
+    assert Wanted.of([OLD], observed, 0).members == ()
+
+
+def test_an_image_that_is_not_its_release_s_is_left_out(scene: Scene) -> None:
+    put(scene.server, OLD)
+    put(scene.server, dataclasses.replace(NEW, zfs="2.2.0"))
+    wanted = scene.wanted([OLD, NEW])
+    made = scene.build(wanted)
+    (error,) = made.left_out
+    assert error.summary.endswith(f"{NEW.slug}: has ZFS 2.2.0, and its release ZFS 2.1.5")
+    assert [line.slug for line in lines(made)] == [OLD.slug]
+    scene.bring(wanted)
+    assert scene.is_behind(wanted), "until the two are brought together"
+    put(scene.server, NEW)
+    scene.bring(wanted)
+    assert not scene.is_behind(wanted)
+
+
+def test_an_image_of_another_kernel_is_refused(scene: Scene) -> None:
+    put(scene.server, OLD)
+    digest = scene.server.manifests[REPOSITORY].pop(OLD.slug)
+    scene.server.manifests[REPOSITORY][NEW.slug] = digest
+    with pytest.raises(PublishError, match="is the image of another kernel"):
+        scene.build(scene.wanted([NEW]))
+
+
+def test_no_more_layers_than_an_image_may_have(scene: Scene) -> None:
+    many = [entry(f"5.{n}.0", zfs=f"2.1.{n}") for n in range(80)]
+    for one in many:
+        put(scene.server, one, with_userland=True)
+    made = scene.build(scene.wanted(many))
+    assert len(layers(made)) in (MAX_LAYERS - 1, MAX_LAYERS)
+    assert len(lines(made)) == 80
+    assert modules(many[-1]) in layers(made)
+    assert modules(many[0]) not in layers(made)
+
+
+def test_it_is_booted_with_what_a_guest_has_room_for(scene: Scene) -> None:
+    known = [entry(f"5.4.{n}") for n in range(4)]
+    for one in known:
+        put(scene.server, one, with_userland=True)
+    made = scene.build(scene.wanted(known))
+    size = {item["digest"]: item["size"] for item in manifest(made)["layers"]}
+    budget = sum(size[digest] for digest in (layers(made)[0], modules(known[3]), modules(known[2])))
+    assert latest.layers_to_boot(made, AMD64, str, 1 << 20) == layers(made)
+    too_many = {str(modules(one)) for one in known[:2]}
+    booted = latest.layers_to_boot(made, AMD64, str, budget)
+    assert booted == [digest for digest in layers(made) if digest not in too_many]
+    assert modules(known[3]) in latest.layers_to_boot(made, AMD64, str, 0)

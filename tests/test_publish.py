@@ -1,0 +1,81 @@
+"""GitHub releases: what one that is published already keeps, and what a draft loses."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from release import publish
+from release.build import Built
+from release.github import GitHub, Release
+from release.http import Http
+from release.layout import Layout
+from release.plan import SUMS, asset_name, git_tag, old_asset_name
+from release.reference import Platform, Reference, parse_digest
+from release.resolve import Kernel
+from release.versions import Entry
+from tests.lab.github import GitHub as Server
+from tests.lab.github import Repository
+
+AMD64 = Platform("linux/amd64")
+DIGEST = parse_digest("sha256:" + "a" * 64)
+ENTRY = Entry(Reference.parse("linuxkit/kernel:5.4.39"), DIGEST, zfs="2.1.5")
+NEW, OLD = asset_name(ENTRY.slug, AMD64), old_asset_name(ENTRY.slug, AMD64)
+
+
+class OneImage(Built):
+    """A module image of no files."""
+
+    @property
+    def digest(self) -> Any:
+        return DIGEST
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        server.add(Repository("me", "zfs"))
+        server.add_token("writer", push=["me/zfs"])
+        yield server
+        assert server.violations == []
+
+
+def publish_release(server: Server, directory: Path) -> Release:
+    labels = dict.fromkeys(("install-zfs.kernel-release", "install-zfs.kernel-banner"), "x")
+    built = [OneImage(AMD64, Layout(directory), MappingProxyType(labels), directory)]
+    kernel = Kernel(ENTRY.image, DIGEST, {AMD64: DIGEST}, datetime(2024, 5, 1, tzinfo=UTC), {})
+    tar = directory / "a.tar"
+    tar.write_bytes(b"an image" * 1000)
+    publish.compress(tar, directory / NEW)
+    client = GitHub(Http(), server.url, "me/zfs", "writer")
+    assets = [directory / NEW]
+    image = Reference.parse("me/zfs")
+    return publish.publish_release(client, ENTRY, kernel, image, built, assets, directory)
+
+
+def test_an_asset_is_xz_with_a_check_that_busybox_knows(tmp_path: Path) -> None:
+    tar, asset = tmp_path / "a.tar", tmp_path / "a.tar.xz"
+    tar.write_bytes(b"an image" * 1000)
+    publish.compress(tar, asset)
+    decompressor = lzma.LZMADecompressor()
+    assert decompressor.decompress(asset.read_bytes()) == tar.read_bytes()
+    assert decompressor.check == lzma.CHECK_CRC32
+
+
+def test_a_new_release_has_the_new_names(server: Server, tmp_path: Path) -> None:
+    release = publish_release(server, tmp_path)
+    assert {asset.name for asset in release.assets} == {NEW, SUMS}
+
+
+def test_a_published_release_keeps_the_assets_that_it_has(server: Server, tmp_path: Path) -> None:
+    sums = f"{'b' * 64}  {OLD}\n"
+    (repository,) = (one for one in server.repositories.values() if one.name == "zfs")
+    repository.add_release(git_tag(ENTRY.slug, "2.1.5"), {OLD: b"zstd", SUMS: sums.encode()})
+    release = publish_release(server, tmp_path)
+    assert {asset.name for asset in release.assets} == {OLD, SUMS}
