@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,26 @@ from typing import NoReturn
 import click
 
 from release import __version__, latest, versions
+from release.advice import after_build, after_linuxkit
+from release.components import Components
 from release.desktop import judge, show
-from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
+from release.errors import ConfigurationError, ExitCode, ReleaseError, TargetError, from_os_error
+from release.linuxkit import VARIANTS
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
 from release.report import Outcome, Report, Status, table, write_json
-from release.sync import News, Step, World, move_latest, run, settled
+from release.sync import (
+    News,
+    Step,
+    World,
+    move_latest,
+    native_platform,
+    run,
+    settled,
+    sideload_tar,
+)
 from release.versions import Entry
+from release.vm import COMPONENTS, Workshop
 
 _INTERRUPTED = 130
 
@@ -330,7 +344,86 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
             report.fail(error)
         report.requests(world.http.requests)
     report.outcomes(outcomes, json_to)
+    if step < Step.PUBLISH:
+        built = {one.kernel for one in outcomes if one.status is Status.UNCHANGED}
+        for target in targets:
+            if str(target.entry.image) in built:
+                tar = sideload_tar(world.cache, target.entry.slug, native_platform())
+                tested = step >= Step.SMOKE
+                image = world.versions.image
+                click.echo()
+                click.echo(after_build(target.entry.slug, tar.as_posix(), image, tested=tested))
     return _exit_code(outcomes, unread) or unmoved or ExitCode.OK
+
+
+@cli.command("linuxkit")
+@_refs
+@_versions_option
+@_json_option
+@_jobs_option
+def linuxkit_(refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
+    """Write files for LinuxKit VMs that load ZFS on boot, and in Docker.
+
+    Builds what is not built, and the VMs where the linuxkit command is installed.
+    """
+    with _report() as report:
+        world = _world(path)
+        components = Components.load(COMPONENTS, world.versions.linuxkit)
+        workshop = Workshop(world.cache, components, os.environ)
+        entries = newest_first(world.versions.kernels)
+        desktop = world.desktops(entries)
+        slugs = frozenset(entry.slug for entry in entries)
+        chosen = slugs if refs == ("all",) else _choose(entries, refs, desktop)
+        ready = {entry.slug for entry in entries if workshop.has_modules(entry)} & chosen
+        nothing = Observed(frozenset(), None)
+        targets, unread = world.plan(entries, nothing, desktop=desktop, chosen=chosen - ready)
+        targets = [
+            replace(target, missing=("build",))
+            for target in targets
+            if target.entry.slug not in ready
+        ]
+        if any(target.to_do for target in targets):
+            world.preflight(Step.BUILD)
+        workshop.preflight()
+        _warn(report, world, targets)
+        outcomes = run(world, targets, nothing, Step.BUILD, jobs=jobs, report=report)
+        outcomes = [one for one in outcomes if one.status is not Status.UNCHANGED]
+        made = []
+        for entry in entries:
+            if entry.slug in chosen and workshop.has_modules(entry):
+                outcome = _make_vms(workshop, entry, report)
+                outcomes.append(outcome)
+                made += [entry] if outcome.status is Status.UNCHANGED else []
+        for error in unread:
+            report.fail(error)
+    report.outcomes(outcomes, json_to)
+    for entry in made:
+        tar = workshop.tar(entry).as_posix()
+        boot, docker = (workshop.path(entry, variant).as_posix() for variant in VARIANTS)
+        built, system = workshop.can_build, sys.platform
+        click.echo()
+        click.echo(after_linuxkit(entry.slug, tar, boot, docker, built=built, system=system))
+    return _exit_code(outcomes, unread)
+
+
+def _make_vms(workshop: Workshop, entry: Entry, report: Report) -> Outcome:
+    """Writes the files of one kernel and builds its VMs, where that can be done."""
+    started = time.monotonic()
+    status, reason = Status.UNCHANGED, "files for LinuxKit written"
+    try:
+        report.step(entry.slug, "write the files for LinuxKit")
+        workshop.write(entry)
+        if workshop.can_build:
+            report.step(entry.slug, "build the VMs")
+            workshop.build(entry)
+            reason += ", VMs built"
+    except TargetError as error:
+        report.fail(error)
+        status, reason = Status.FAILED, error.summary
+    finally:
+        report.step(entry.slug, "")
+    seconds = round(time.monotonic() - started, 1)
+    return Outcome(str(entry.image), native_platform(), status, reason, seconds=seconds)
 
 
 def _choose(

@@ -124,6 +124,30 @@ class Layout:
             part.unlink(missing_ok=True)
 
 
+def saved_labels(tar: Path) -> dict[str, str]:
+    """The labels of the image in a tar that :meth:`Layout.save` wrote.
+
+    Raises:
+        PublishError: it is no such tar.
+    """
+    try:
+        with tarfile.open(tar) as archive:
+            (image,) = json.loads(_content(archive, "manifest.json"))
+            config = json.loads(_content(archive, image["Config"]))
+    except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
+        raise PublishError(
+            "is no saved module image", on=str(tar), hint="remove it and run again"
+        ) from error
+    return dict((config.get("config") or {}).get("Labels") or {})
+
+
+def _content(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if not file:
+        raise KeyError(name)
+    return file.read()
+
+
 def _inside(digest: Digest) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 

@@ -528,17 +528,13 @@ class Work:
         return str(result)
 
     def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
-        """Leaves the sideload tar, and the image in the engine at hand; says what to do next."""
+        """Leaves the sideload tar, and the image in the engine at hand."""
         from release.engine import Engine
 
         tars = [save_tar(self.world.cache, entry, one) for one in built]
         Engine(self.world.environment).load(tars[0])
         tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
-        return (
-            f"built{tested}, not published; docker run --rm --privileged "
-            f"install-zfs:{entry.slug}; to sideload, copy {tars[0]} and run: "
-            f"docker load -i {tars[0].name}"
-        )
+        return f"built{tested}, not published"
 
     def _publish(self, target: Target, entry: Entry, kernel: Kernel, built: Sequence[Built]) -> str:
         world, image = self.world, self.world.versions.image
@@ -676,15 +672,19 @@ def _write_passed(cache: Path, digest: Digest, banner: str, result: SmokeResult)
 
 
 def save_tar(cache: Path, entry: Entry, built: Built) -> Path:
-    """Writes the sideload tar of a module image: ``cache/zfs-SLUG.tar``, for another platform
-    than this machine's with the architecture behind it.
-    """
-    native = built.platform == native_platform()
-    suffix = "" if native else f"-{architecture(built.platform)}"
-    tar = cache / f"zfs-{entry.slug}{suffix}.tar"
+    """Writes the sideload tar of a module image."""
+    tar = sideload_tar(cache, entry.slug, built.platform)
     local = Reference("docker.io", "library/install-zfs").with_tag(entry.slug)
     built.layout.save(tar, (local,))
     return tar
+
+
+def sideload_tar(cache: Path, slug: str, platform: Platform) -> Path:
+    """Where the sideload tar of a module image is: ``cache/zfs-SLUG.tar``, for another platform
+    than this machine's with the architecture behind it.
+    """
+    suffix = "" if platform == native_platform() else f"-{architecture(platform)}"
+    return cache / f"zfs-{slug}{suffix}.tar"
 
 
 def run(

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 import yaml
 
+from release.components import parse_components
 from release.errors import ConfigurationError
 from release.reference import (
     DOCKER_HUB,
@@ -157,6 +158,8 @@ class Versions:
     release_notes: tuple[str, ...] = ()
     builders: Path | None = None
     """A table of builder images in place of the project's."""
+    linuxkit: Mapping[str, Reference] = field(default_factory=lambda: MappingProxyType({}))
+    """Images in place of those that the project makes LinuxKit's VMs of, by name."""
     request_budget: int = 500
     """How many requests a poll may make."""
     latest: int = 100
@@ -185,6 +188,7 @@ def parse(path: Path, text: str) -> Versions:
         "openzfs",
         "desktop",
         "builders",
+        "linuxkit",
         "request_budget",
         "latest",
         "kernels",
@@ -207,6 +211,7 @@ def parse(path: Path, text: str) -> Versions:
         openzfs=_openzfs(top["openzfs"]) if "openzfs" in top else OpenZFSSource(),
         release_notes=_release_notes(top["desktop"]) if "desktop" in top else (),
         builders=path.parent / top["builders"].text() if "builders" in top else None,
+        linuxkit=MappingProxyType(parse_components(top["linuxkit"]) if "linuxkit" in top else {}),
         request_budget=int(
             top["request_budget"].match(
                 re.compile("[1-9][0-9]{0,5}"), "a number of requests", "500"
