@@ -42,6 +42,12 @@ COPY --chmod=755 loader/install-zfs /base/install-zfs
 COPY image/base.sh /build/
 RUN sh /build/base.sh /base
 
+FROM toolchain AS userland
+ARG ZFS_VERSION
+COPY image/userland.sh /build/
+RUN --mount=type=bind,from=openzfs,target=/openzfs \
+    sh /build/userland.sh "${ZFS_VERSION}" /openzfs/zfs.tar.gz /out
+
 FROM toolchain AS headers
 COPY image/headers.sh /build/
 RUN --mount=type=bind,from=kernel-files,target=/kernel \
@@ -64,7 +70,7 @@ RUN --mount=type=bind,from=alike,source=/alike,target=/usr/src/linux,rw \
 
 FROM toolchain AS modules
 ARG ZFS_VERSION
-COPY image/modules.sh /build/
+COPY image/modules.sh image/modules.mk image/first.h /build/
 RUN --mount=type=bind,from=headers,source=/headers,target=/usr/src/linux,rw \
     --mount=type=bind,from=configured,source=/zfs,target=/zfs,rw \
     --mount=type=bind,from=kernel-files,target=/kernel \
@@ -85,5 +91,6 @@ RUN --mount=type=bind,from=modules,source=/out,target=/modules \
 
 FROM scratch
 COPY --from=base /base/ /
+COPY --from=userland /out/ /
 COPY --from=described /described/ /
 ENTRYPOINT ["/install-zfs"]

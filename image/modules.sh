@@ -4,6 +4,7 @@
 # usage: modules.sh ZFS_VERSION OUT
 # Leaves in OUT: the modules (*.ko, in-tree dependencies included), modules.load, and facts.
 set -eu
+here=$(dirname "$(readlink -f "$0")")
 zfs_version=$1
 out=$2
 headers=/usr/src/linux
@@ -16,6 +17,15 @@ fail() {
 }
 
 release=$(sed -n 's/^#define UTS_RELEASE "\(.*\)"$/\1/p' "$headers/include/generated/utsrelease.h")
+
+# modules.mk precompiles headers; the first one only sees to it that nobody includes it twice.
+[ ! -f "$headers/include/linux/compiler-version.h" ] || : >"$headers/include/linux/compiler-version.h"
+awk -v more="$here/modules.mk" '
+    { print }
+    /^include .*scripts\/Makefile\.lib$/ { while ((getline line < more) > 0) print line }
+' "$headers/scripts/Makefile.build" >/Makefile.build
+cat /Makefile.build >"$headers/scripts/Makefile.build"
+export FIRST="$here/first.h"
 
 # Debug information is stripped in the end; not making it saves a quarter of the time.
 export KCFLAGS=-g0
@@ -75,4 +85,4 @@ banner="$banner ($(define LINUX_COMPILER)) $(define UTS_VERSION)"
     echo "architecture=$(uname -m)"
     echo "zfs_version=$zfs_version"
 } >"$out/facts"
-rm -rf "$root" /depmod.log /order
+rm -rf "$root" /depmod.log /order /Makefile.build

@@ -1,7 +1,8 @@
 
 # ZFS's configure asks for the kernel's interfaces by compiling some two hundred directories of one
 # file each. One make compiles them all here, and linux/module.h, which every one of them begins
-# with, is compiled once, in advance; a compiler that cannot use it so reads it as it is.
+# with, is compiled once, in advance; a compiler that cannot use it so reads it as it is. Some fail on
+# what they have made, so it is tried out first.
 ifneq ($(KBUILD_EXTMOD),)
 tests := $(patsubst %/,%,$(filter %/,$(obj-m)))
 ifneq ($(tests),)
@@ -24,7 +25,10 @@ $(addprefix $(obj)/,$(obj-m)): $(obj)/first.h.gch
 $(obj)/first.h.gch: part-of-module := y
 $(obj)/first.h.gch:
 	printf '#include <linux/%s.h>\n' kconfig compiler_types module >$(obj)/first.h
-	-$(CC) $(c_flags) -x c-header -o $@ $(obj)/first.h
+	for try in 1 2 3; do \
+		[ $$try != 1 ] || $(CC) $(c_flags) -x c-header -o $@ $(obj)/first.h; \
+		$(CC) $(c_flags) -x c -c -o $@.o /dev/null || rm -f $@; \
+	done
 endif
 endif
 

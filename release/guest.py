@@ -95,8 +95,8 @@ def run(
         raise ValueError("two commands have the same name")
     entries = [
         *initramfs.from_layers(layers, under="image"),
-        initramfs.regular_file("init", _script("guest-init.sh"), executable=True),
-        initramfs.regular_file("bin/container", _script("guest-container.sh"), executable=True),
+        initramfs.regular_file("init", script("guest-init.sh"), executable=True),
+        initramfs.regular_file("bin/container", script("guest-container.sh"), executable=True),
         initramfs.character_device("dev/console", 5, 1),
         initramfs.regular_file("nonce", f"{nonce}\n".encode()),
         *(
@@ -131,7 +131,8 @@ def run(
     return Transcript(outcomes, boot)
 
 
-def _script(name: str) -> bytes:
+def script(name: str) -> bytes:
+    """One of the scripts that are beside this module."""
     return resources.files("release").joinpath(name).read_bytes()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -22,17 +22,34 @@ _KERNEL_TROUBLE = re.compile(
     r"|blocked for more than)\b.*"
 )
 
+# What a pool's life has to have been, with the hundredths of seconds and the KiB left of each step.
+_POOL_STEPS = (
+    *("create", "write", "snapshot", "overwrite", "export"),
+    *("import", "scrub", "compare", "destroy"),
+)
+_POOL_STEP = re.compile(r"^step (\w+) (\d+) (\d+)$", re.MULTILINE)
+
 _STATE = """
 echo "taint $(cat /proc/sys/kernel/tainted)"
+sed -n 's/^MemAvailable: *\\([0-9]*\\) kB$/available \\1/p' /proc/meminfo
 grep -w zfs /proc/filesystems | sed 's/.*/filesystem zfs/'
 [ -c /dev/zfs ] && echo "device /dev/zfs"
 sed 's/^/module /; s/^\\(module [^ ]*\\).*/\\1/' /proc/modules
+"""
+
+# The pool's file is to be found below the same path outside of the container.
+_POOL = """
+mkdir /image/pool
+ln -s /image/pool /pool
+cp /guest-pool.sh /image/guest-pool.sh
+container /bin/busybox sh /guest-pool.sh
 """
 
 _STEPS = {
     "check": "container /install-zfs check",
     "load": "container /install-zfs",
     "load-again": "container /install-zfs",
+    "pool": _POOL,
     "unload": "container /install-zfs unload",
     "reload": "container /install-zfs load",
 }
@@ -56,11 +73,22 @@ class SmokeResult:
     Attributes:
         modules: what a load inserts, in load order.
         seconds: from the start of QEMU to its end.
+        pool_seconds: what each step of a pool's life took, in their order.
+        peak_memory_mib: how much less memory was available during them than before the load.
     """
 
     modules: tuple[str, ...]
     accelerator: Accelerator
     seconds: float
+    pool_seconds: Mapping[str, float]
+    peak_memory_mib: float
+
+    def __str__(self) -> str:
+        return (
+            f"loaded and tried with a pool on its own kernel ({self.accelerator}): "
+            f"{self.seconds:.1f} s, of it the pool {sum(self.pool_seconds.values()):.1f} s; "
+            f"peak memory {self.peak_memory_mib:.0f} MiB"
+        )
 
 
 def smoke(
@@ -94,6 +122,7 @@ def smoke(
         architecture=architecture,
         log=log,
         emulator=emulator,
+        files=[initramfs.regular_file("guest-pool.sh", guest.script("guest-pool.sh"))],
     )
     for outcome, problem in problems(transcript, expected, modules):
         raise SmokeError(
@@ -102,7 +131,15 @@ def smoke(
             detail=telling_lines(f"{outcome.output}\n{outcome.kernel_log}"),
             hint=f"the guest's serial console is in {log}",
         )
-    return SmokeResult(modules, transcript.boot.accelerator, transcript.boot.seconds)
+    steps = _pool_steps(transcript["pool"])
+    before = _state(transcript["state-after-boot"]).available_kib
+    return SmokeResult(
+        modules,
+        transcript.boot.accelerator,
+        transcript.boot.seconds,
+        {step.name: step.seconds for step in steps},
+        max(before - step.available_kib for step in steps) / 1024,
+    )
 
 
 def _commands() -> list[Command]:
@@ -141,6 +178,7 @@ class _State:
     has_filesystem: bool
     has_device: bool
     modules: frozenset[str]
+    available_kib: int = field(compare=False)
 
 
 def _state(outcome: Outcome) -> _State:
@@ -151,7 +189,20 @@ def _state(outcome: Outcome) -> _State:
         ("filesystem", "zfs") in facts,
         ("device", "/dev/zfs") in facts,
         frozenset(value for key, value in facts if key == "module"),
+        sum(int(value) for key, value in facts if key == "available"),
     )
+
+
+@dataclass(frozen=True)
+class _PoolStep:
+    name: str
+    seconds: float
+    available_kib: int
+
+
+def _pool_steps(outcome: Outcome) -> list[_PoolStep]:
+    found = _POOL_STEP.findall(outcome.output)
+    return [_PoolStep(name, int(centis) / 100, int(kib)) for name, centis, kib in found]
 
 
 def problems(
@@ -176,13 +227,17 @@ def problems(
             yield outcome, f"{name} tainted the kernel: {''.join(sorted(surprising))}"
         if name == "check" and state != boot:
             yield outcome, "check changed something"
-        if name in ("load", "load-again", "reload"):
+        if name in ("load", "load-again", "pool", "reload"):
             if missing := [module for module in load_order if module not in state.modules]:
                 yield outcome, f"not loaded after {name}: {' '.join(missing)}"
             if not (state.has_filesystem and state.has_device):
                 yield outcome, f"no zfs in /proc/filesystems or no /dev/zfs after {name}"
         if name == "unload" and (state.has_filesystem or "zfs" in state.modules):
             yield outcome, "zfs is still there after unload"
+
+    lived = tuple(step.name for step in _pool_steps(transcript["pool"]))
+    if transcript["pool"].exit_code == 0 and lived != _POOL_STEPS:
+        yield transcript["pool"], f"the pool's life was {' '.join(lived) or 'nothing'}"
 
     if _state(transcript["state-after-load-again"]) != _state(transcript["state-after-load"]):
         yield transcript["load-again"], "the second load changed something"

@@ -414,12 +414,10 @@ class Work:
             builder = self._builder(entry, kernel, platform)
             built.append(self._build(entry, kernel, platform, builder))
             entry = replace(entry, builder=entry.builder or builder.image)
-        for one in built:
-            if self.until >= Step.SMOKE:
-                self._smoke(entry, one)
+        tried = [self._smoke(entry, one) for one in built if self.until >= Step.SMOKE]
         if self.until >= Step.PUBLISH:
             status, release = Status.PUBLISHED, self._publish(target, entry, kernel, built)
-            reason = ""
+            reason = "; ".join(tried)
         else:
             status, release = Status.UNCHANGED, ""
             reason = self._keep(entry, built)
@@ -508,12 +506,13 @@ class Work:
             )
         return image.at(found.platforms[platform])
 
-    def _smoke(self, entry: Entry, built: Built) -> None:
-        """Boots the kernel with exactly these bytes, unless these very bytes passed before."""
+    def _smoke(self, entry: Entry, built: Built) -> str:
+        """Boots the kernel with exactly these bytes, unless these very bytes passed before; what it
+        took.
+        """
         cache = self.world.cache
-        passed = _passed(cache, built.digest)
-        if passed.is_file():
-            return
+        if figures := _passed(cache, built.digest):
+            return figures
         self.report.step(entry.slug, f"boot and load on {built.platform}")
         log = cache / "logs" / f"{entry.slug}-{architecture(built.platform)}.smoke.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -525,7 +524,8 @@ class Work:
             log=log,
             emulator=self.world.emulator,
         )
-        _write_passed(passed, built.digest, built.kernel_banner, result)
+        _write_passed(cache, built.digest, built.kernel_banner, result)
+        return str(result)
 
     def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
         """Leaves the sideload tar, and the image in the engine at hand."""
@@ -595,8 +595,8 @@ def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report:
     """Boots the newest kernel that ``latest`` did not have before with its very layers, unless
     they passed before.
     """
-    passed = _passed(world.cache, made.images[platform].manifest.digest)
-    if passed.is_file():
+    digest = made.images[platform].manifest.digest
+    if _passed(world.cache, digest):
         return
     member, line = made.to_boot[platform]
     entry = member.entry
@@ -627,17 +627,24 @@ def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report:
         log=log,
         emulator=world.emulator,
     )
-    _write_passed(passed, made.images[platform].manifest.digest, line.kernel_banner, result)
+    _write_passed(world.cache, digest, line.kernel_banner, result)
 
 
-def _passed(cache: Path, digest: Digest) -> Path:
-    """The file that says of a manifest that its image passed its smoke test."""
+def _record_of_test(cache: Path, digest: Digest) -> Path:
     return cache / "smoke" / f"{digest.replace(':', '-')}.json"
 
 
-def _write_passed(passed: Path, digest: Digest, banner: str, result: SmokeResult) -> None:
-    passed.parent.mkdir(parents=True, exist_ok=True)
-    part = passed.with_suffix(".part")
+def _passed(cache: Path, digest: Digest) -> str:
+    """The figures of the smoke test that the image of a manifest passed; empty where it did not."""
+    record = _record_of_test(cache, digest)
+    # What passed an easier test, before there were figures of a pool, has not passed this one.
+    return str(json.loads(record.read_text()).get("figures", "")) if record.is_file() else ""
+
+
+def _write_passed(cache: Path, digest: Digest, banner: str, result: SmokeResult) -> None:
+    record = _record_of_test(cache, digest)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    part = record.with_suffix(".part")
     part.write_text(
         json.dumps(
             {
@@ -646,10 +653,13 @@ def _write_passed(passed: Path, digest: Digest, banner: str, result: SmokeResult
                 "modules": result.modules,
                 "accelerator": result.accelerator,
                 "seconds": round(result.seconds, 1),
+                "pool_seconds": dict(result.pool_seconds),
+                "peak_memory_mib": round(result.peak_memory_mib),
+                "figures": str(result),
             }
         )
     )
-    part.replace(passed)
+    part.replace(record)
 
 
 def save_tar(cache: Path, entry: Entry, built: Built) -> Path:

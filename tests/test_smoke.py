@@ -12,13 +12,18 @@ import pytest
 
 from release.boot import Boot, Emulator
 from release.errors import SmokeError
-from release.guest import Outcome, Transcript
+from release.guest import MEMORY_MIB, Outcome, Transcript
 from release.smoke import SmokeResult, problems, smoke
 from tests.lab.built import Built
 
 NOTHING = "taint 0"
 LOADED = "taint 12289\nfilesystem zfs\ndevice /dev/zfs\nmodule zfs\nmodule spl"
 UNLOADED = "taint 12289"
+
+POOL = "\n".join(
+    f"step {step} 12 400000"
+    for step in "create write snapshot overwrite export import scrub compare destroy".split()
+)
 
 GOOD = {
     "banner": "Linux version 6.1.0 (me@here) #1 SMP",
@@ -29,6 +34,8 @@ GOOD = {
     "state-after-load": LOADED,
     "load-again": "",
     "state-after-load-again": LOADED,
+    "pool": POOL,
+    "state-after-pool": LOADED,
     "unload": "",
     "state-after-unload": UNLOADED,
     "reload": "",
@@ -66,6 +73,9 @@ def test_nothing_is_wrong_with_a_good_boot() -> None:
         ("state-after-load", LOADED.replace("filesystem zfs", ""), "no zfs in .* after load"),
         ("state-after-load", LOADED.replace("12289", "12417"), "load tainted the kernel: D"),
         ("state-after-load-again", f"{LOADED}\nmodule loop", "the second load changed something"),
+        ("pool", POOL.replace("step scrub 12 400000\n", ""), "the pool's life was create write"),
+        ("pool", "", "the pool's life was nothing"),
+        ("state-after-pool", LOADED.replace("12289", "12801"), "pool tainted the kernel: W"),
         ("state-after-unload", LOADED, "zfs is still there after unload"),
         ("state-after-reload", UNLOADED, "not loaded after reload: spl zfs"),
     ],
@@ -105,12 +115,14 @@ def _smoke(built: Built, tmp_path: Path, emulator: Emulator) -> SmokeResult:
     )
 
 
-def _with_entrypoint(built: Built, script: str, tmp_path: Path) -> Built:
-    """The image with another entrypoint on top."""
+def _with_entrypoint(
+    built: Built, script: str, tmp_path: Path, name: str = "install-zfs"
+) -> Built:
+    """The image with another entrypoint on top, or another of its commands."""
     layer = tmp_path / "entrypoint.tar.gz"
     content = f"#!/bin/busybox sh\n{script}\n".encode()
     with tarfile.open(layer, "w:gz") as tar:
-        member = tarfile.TarInfo("install-zfs")
+        member = tarfile.TarInfo(name)
         member.size, member.mode = len(content), 0o755
         tar.addfile(member, io.BytesIO(content))
     return dataclasses.replace(built, layers=(*built.layers, layer))
@@ -122,6 +134,9 @@ def test_a_good_image_passes(built: Built, tmp_path: Path, emulator: Emulator) -
     assert result.modules[0] == "spl"
     assert result.modules[-1] == "zfs"
     assert "Linux version" in (tmp_path / "serial.log").read_text()
+    assert list(result.pool_seconds)[:3] == ["create", "write", "snapshot"]
+    assert sum(result.pool_seconds.values()) < result.seconds
+    assert 0 < result.peak_memory_mib < MEMORY_MIB
 
 
 @pytest.mark.lab
@@ -159,6 +174,34 @@ def test_a_kernel_that_panics_fails_with_its_last_words(
         _smoke(image, tmp_path, emulator)
     assert "Kernel panic" in caught.value.detail
     assert str(tmp_path / "serial.log") in caught.value.hint
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("command", "script", "step"),
+    [
+        ("zpool", "exit 0", "create"),
+        # Whoever takes back nothing has the wrong content.
+        ("zfs", 'case $1 in rollback) exit 0 ;; esac; exec "${0%/*}/other-zfs" "$@"', "compare"),
+    ],
+)
+def test_a_pool_that_fails_fails(
+    built: Built, tmp_path: Path, emulator: Emulator, command: str, script: str, step: str
+) -> None:
+    place = f"userland/{built.facts.zfs_version}"
+    with tarfile.open(tmp_path / "other.tar.gz", "w:gz") as tar:
+        for layer in built.layers:
+            with tarfile.open(layer) as source:
+                for member in source:
+                    if member.name.removeprefix("./") == f"{place}/zfs":
+                        content = source.extractfile(member)
+                        member.name = f"{place}/other-zfs"
+                        tar.addfile(member, content)
+    image = _with_entrypoint(built, script, tmp_path, f"{place}/{command}")
+    layers = (*image.layers, tmp_path / "other.tar.gz")
+    with pytest.raises(SmokeError, match="pool ended with 1") as caught:
+        _smoke(dataclasses.replace(image, layers=layers), tmp_path, emulator)
+    assert f"step {step} failed" in caught.value.detail
 
 
 @pytest.mark.lab

@@ -1,0 +1,26 @@
+
+# A third of the time that ZFS's modules take goes into the same headers of the kernel, read anew for
+# every file. They are compiled once per module, in advance; where a compiler cannot use that (a file
+# has flags of its own) it reads them as they are. Some compilers fail on what they have made, so it is
+# tried out first.
+ifneq ($(and $(KBUILD_EXTMOD),$(FIRST)),)
+first := $(patsubst $(obj)/%.o,$(obj)/first/%.h.gch,$(filter %.o,$(obj-m)))
+# Zstandard and Lua use names that the kernel's headers define.
+with-first = $(filter $(obj)/first/$(modname).h,$(if $(filter %.c,$<),$(if $(findstring \
+	/zstd/,$<)$(findstring /lua/,$<),,$(basename $(first)))))
+NOSTDINC_FLAGS += $(addprefix -include ,$(with-first))
+# What is compiled in advance is valid only where the same macros are defined.
+override basename_flags := -DKBUILD_BASENAME='"zfs"'
+
+$(real-obj-m): | $(first)
+$(first): modname = $(notdir $(basename $(basename $@)))
+$(first): part-of-module := y
+$(first):
+	mkdir -p $(@D)
+	cp $(FIRST) $(basename $@)
+	for try in 1 2 3; do \
+		[ $$try != 1 ] || $(CC) $(c_flags) -x c-header -o $@ $(basename $@); \
+		$(CC) -include $(basename $@) $(c_flags) -x c -c -o $@.o /dev/null || rm -f $@; \
+	done
+endif
+

@@ -1,0 +1,60 @@
+#!/bin/sh
+# Compiles the commands zfs and zpool, and puts the libraries that they need beside them.
+# usage: userland.sh ZFS_VERSION TARBALL DIRECTORY
+# Leaves them in DIRECTORY/userland/ZFS_VERSION, which is at /userland/ZFS_VERSION in the image.
+set -eu
+version=$1
+root=$3
+place=/userland/$version
+
+if command -v apk >/dev/null; then
+    for package in libtirpc-dev openssl-dev pkgconf util-linux-dev zlib-dev; do
+        apk add --no-cache "$package" >/dev/null || echo "userland: no package $package here"
+    done
+elif command -v apt-get >/dev/null; then
+    apt-get update -qq
+    apt-get install -y -qq --no-install-recommends \
+        libblkid-dev libssl-dev libtirpc-dev pkg-config uuid-dev zlib1g-dev
+fi
+
+mkdir -p /userland-of-zfs "$root$place/lib"
+tar -xzf "$2" -C /userland-of-zfs --strip-components=1
+cd /userland-of-zfs
+./configure --with-config=user --disable-shared --enable-static --disable-nls --disable-pyzfs \
+    --disable-pam --disable-systemd --disable-sysvinit --disable-dependency-tracking \
+    --without-python --prefix=/usr --sysconfdir=/etc --runstatedir=/run CFLAGS=-O2 || {
+    echo "userland: ZFS $version's configure refused (see above)" >&2
+    exit 1
+}
+
+# The commands run with the libraries beside them, whatever the image holds otherwise. A RUNPATH
+# would not count for the libraries of libraries.
+interpreter=$(ldd "$(command -v make)" | sed -n 's/^[[:space:]]*\(\/[^ ]*\).*/\1/p' | head -n 1)
+flags="-Wl,--disable-new-dtags -Wl,-rpath,$place/lib -Wl,--dynamic-linker=$place/lib/${interpreter##*/}"
+if [ -f cmd/zpool/Makefile ]; then
+    # Until 2.1 each directory has a makefile of its own.
+    for library in avl efi icp share spl tpool zstd nvpair unicode uutil zutil zfs_core zfs; do
+        [ ! -d "lib/lib$library" ] || make -s -C "lib/lib$library" -j"$(nproc)"
+    done
+    for command in zfs zpool; do
+        make -s -C "cmd/$command" LDFLAGS="$flags"
+        cp "cmd/$command/$command" "$root$place/"
+    done
+else
+    make -s -j"$(nproc)" zfs zpool LDFLAGS="$flags"
+    cp zfs zpool "$root$place/"
+fi
+strip "$root$place/zfs" "$root$place/zpool"
+cp "$interpreter" "$root$place/lib/"
+ldd "$root$place/zfs" "$root$place/zpool" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' |
+    sort -u | while read -r library; do cp -L "$library" "$root$place/lib/"; done
+
+found=$(chroot "$root" "$place/zpool" version | head -n 1)
+case $found in
+"zfs-$version" | "zfs-$version"-*) ;;
+*)
+    echo "userland: zpool says that it is ${found:-nothing}, not zfs-$version" >&2
+    exit 1
+    ;;
+esac
+rm -rf /userland-of-zfs
