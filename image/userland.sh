@@ -46,7 +46,10 @@ else
 fi
 strip "$root$place/zfs" "$root$place/zpool"
 cp "$interpreter" "$root$place/lib/"
-ldd "$root$place/zfs" "$root$place/zpool" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' |
+for command in zfs zpool; do
+    # Not ldd: it runs the command, whose interpreter is not there before it is in the image.
+    "$interpreter" --list "$root$place/$command"
+done | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' |
     sort -u | while read -r library; do cp -L "$library" "$root$place/lib/"; done
 
 found=$(chroot "$root" "$place/zpool" version | head -n 1)

@@ -22,7 +22,17 @@ UNLOADED = "taint 12289"
 
 POOL = "\n".join(
     f"step {step} 12 400000"
-    for step in "create write snapshot overwrite export import scrub compare destroy".split()
+    for step in [
+        "create",
+        "write",
+        "snapshot",
+        "overwrite",
+        "export",
+        "import",
+        "scrub",
+        "compare",
+        "destroy",
+    ]
 )
 
 GOOD = {
@@ -115,9 +125,7 @@ def _smoke(built: Built, tmp_path: Path, emulator: Emulator) -> SmokeResult:
     )
 
 
-def _with_entrypoint(
-    built: Built, script: str, tmp_path: Path, name: str = "install-zfs"
-) -> Built:
+def _with_entrypoint(built: Built, script: str, tmp_path: Path, name: str = "install-zfs") -> Built:
     """The image with another entrypoint on top, or another of its commands."""
     layer = tmp_path / "entrypoint.tar.gz"
     content = f"#!/bin/busybox sh\n{script}\n".encode()
