@@ -13,13 +13,16 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, versions
+from release import __version__, detect, probe, versions
 from release.desktop import judge, show
 from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
+from release.http import redact
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
+from release.probe import PROBE_IMAGE
+from release.reference import Reference
 from release.report import Outcome, Report, Status, table, write_json
-from release.sync import News, Step, World, run, settled
+from release.sync import News, Step, World, platform_of, run, settled
 from release.versions import Entry
 
 _INTERRUPTED = 130
@@ -219,6 +222,61 @@ def _status_of_desktops(path: Path) -> int:
     known = replace(world.desktop_map, rows=(*world.desktop_map.rows, *notes.new))
     show(known, judge(known, world.versions.kernels), notes.not_understood)
     return _exit_code((), notes.failures)
+
+
+_probe_option = click.option(
+    "--probe-image",
+    metavar="IMAGE",
+    help="Of the container that looks at the machine, in place of probe: in versions.yaml "
+    f"and of {PROBE_IMAGE}.",
+)
+
+
+@cli.command("detect")
+@_versions_option
+@_json_option
+@_probe_option
+def detect_(path: Path, json_to: Path | None, probe_image: str | None) -> int:
+    """Ask the Docker engine at hand which kernel it runs, and print what fits."""
+    from release.engine import Engine
+
+    with _report() as report:
+        world = _world(path)
+        image = _probe_image(world, probe_image)
+        report.say(f"looking at the machine with a container of {image}")
+        machine = probe.look(Engine(os.environ), image)
+        entries, known = world.versions.kernels, world.desktop_map
+        probable = detect.candidates(machine, known, entries)
+        found = detect.look_up(
+            world.registry, world.versions.image, probable, platform_of(machine.architecture)
+        )
+        told = detect.answer(
+            machine,
+            known,
+            entries,
+            world.versions.image,
+            found,
+            hosts=detect.host_platform(),
+        )
+        failures = tuple(one.failure for one in found.values() if one.failure and not told.image)
+        for error in {str(error): error for error in failures}.values():
+            report.fail(error)
+    click.echo(redact(detect.show(told)), nl=False)
+    status = Status.SKIPPED if not told.waiting else Status.WAITING
+    outcome = Outcome(
+        told.kernel_image.value if told.kernel_image else "",
+        platform_of(machine.architecture),
+        Status.PUBLISHED if told.image else status,
+        told.why,
+        image=told.image.value if told.image else "",
+    )
+    write_json([outcome], json_to, detected=detect.as_data(told))
+    return _exit_code((), failures)
+
+
+def _probe_image(world: World, wanted: str | None) -> str:
+    """The image of the container that looks at a machine."""
+    return str(Reference.parse(wanted or world.versions.probe or PROBE_IMAGE))
 
 
 def _show_left_out(polled: Polled) -> None:

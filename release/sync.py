@@ -50,7 +50,7 @@ from release.plan import (
     plan,
 )
 from release.poll import Polled, poll
-from release.reference import Platform, Reference, architecture
+from release.reference import Platform, Reference, architecture, parse_platform
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
 from release.resolve import (
@@ -78,7 +78,12 @@ class Step(IntEnum):
 
 def native_platform() -> Platform:
     """The platform that this machine builds and boots natively."""
-    return Platform(f"linux/{_MACHINES.get(os.uname().machine, os.uname().machine)}")
+    return platform_of(os.uname().machine)
+
+
+def platform_of(machine: str) -> Platform:
+    """The platform of a machine whose ``uname -m`` this is."""
+    return parse_platform(f"linux/{_MACHINES.get(machine, machine)}")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from release.solver import Policy
 from release.yamlfile import Node, appended, compose, end_of, read, write
 
 DOCKER_HUB_URL = "https://hub.docker.com"
+SMOKE_HOST = "host"
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _BEGIN = "image: docker.io/NAME/install-zfs"
@@ -81,6 +82,9 @@ class Entry:
     """A kernel image of the same release, whose headers are taken with this one's seed."""
     deleted: bool = False
     """Whether upstream no longer has it, as a maintainer found: nobody is told that it is gone."""
+    smoke: str = ""
+    """``host`` where its modules are tested by loading them on the machine that runs the kernel,
+    and not by booting it: for a captured kernel that cannot be booted."""
     skip: str = ""
     """Why nothing is ever built for it: what its image lacks, or what a maintainer wrote."""
 
@@ -119,6 +123,7 @@ _KEYS = (
     "desktop",
     "aliases",
     "deleted",
+    "smoke",
     "skip",
 )
 """The keys of an entry behind its image, in the order in which they are written."""
@@ -149,6 +154,8 @@ class Versions:
     request_budget: int = 500
     """How many requests a poll may make."""
     kernels: tuple[Entry, ...] = ()
+    probe: str | None = None
+    """The image of the container with which ``detect`` and ``capture`` look at a machine."""
 
 
 # Reading
@@ -173,6 +180,7 @@ def parse(path: Path, text: str) -> Versions:
         "desktop",
         "builders",
         "request_budget",
+        "probe",
         "kernels",
         required=["image"],
     )
@@ -201,6 +209,7 @@ def parse(path: Path, text: str) -> Versions:
         if "request_budget" in top
         else Versions.request_budget,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
+        probe=str(top["probe"].parse(Reference.parse)) if "probe" in top else None,
     )
 
 
@@ -329,6 +338,9 @@ def _entry(node: Node) -> Entry:
         if "headers_from" in keys
         else None,
         deleted=_flag(keys["deleted"]) if "deleted" in keys else False,
+        smoke=keys["smoke"].match(re.compile(SMOKE_HOST), "a way to test", "smoke: host")
+        if "smoke" in keys
+        else "",
         skip=keys["skip"].text() if "skip" in keys else "",
     )
 
