@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, detect, probe, versions
+from release import __version__, capture, detect, probe, versions
 from release.desktop import judge, show
 from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
 from release.http import redact
@@ -272,6 +274,63 @@ def detect_(path: Path, json_to: Path | None, probe_image: str | None) -> int:
     )
     write_json([outcome], json_to, detected=detect.as_data(told))
     return _exit_code((), failures)
+
+
+@cli.command("capture")
+@click.argument("name", metavar="IMAGE")
+@_versions_option
+@_json_option
+@_probe_option
+@click.option("--builder", "builder_name", metavar="IMAGE", help="Has the kernel's own compiler.")
+@click.option("--push", is_flag=True, help="Push the image to its registry.")
+def capture_(
+    name: str,
+    path: Path,
+    json_to: Path | None,
+    probe_image: str | None,
+    builder_name: str | None,
+    push: bool,
+) -> int:
+    """Make the kernel image IMAGE of the kernel that the Docker engine at hand runs."""
+    from release.engine import Engine
+
+    image = Reference.parse(name)
+    capture.check_name(image)
+    builder = Reference.parse(builder_name) if builder_name else None
+    started = time.monotonic()
+    with _report() as report, tempfile.TemporaryDirectory(prefix="install-zfs-capture-") as work:
+        world = _world(path)
+        if push:
+            world.registry.check_push(image)
+        engine = Engine(os.environ)
+        step = image.tag or ""
+        report.step(step, "look at the machine")
+        with probe.looking(engine, _probe_image(world, probe_image)) as (machine, here):
+            platform = platform_of(machine.architecture)
+            report.step(step, f"copy what {machine.release} has on its machine")
+            captured = capture.capture(machine, here, platform, Path(work))
+        report.step(step, "pack the image")
+        layout = capture.pack(captured, Path(work, "image"), builder)
+        tar = Path(work, "image.tar")
+        layout.save(tar, (image,))
+        engine.load(tar)
+        if push:
+            report.step(step, "push")
+            capture.push(world.registry, image, layout)
+        report.step(step, "")
+    click.echo(
+        redact(capture.show(captured, image, layout, pushed=push, builder=builder)), nl=False
+    )
+    outcome = Outcome(
+        str(image),
+        platform,
+        Status.PUBLISHED if push else Status.UNCHANGED,
+        "" if push else "captured, not pushed",
+        digest=layout.manifest.digest,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    write_json([outcome], json_to)
+    return ExitCode.OK
 
 
 def _probe_image(world: World, wanted: str | None) -> str:

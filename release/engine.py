@@ -200,6 +200,41 @@ class Engine:
             with suppress(*_FAULTS):
                 container.remove(force=True)
 
+    def run(self, image: str, *command: str, **options: Any) -> Ran:
+        """``docker run --rm`` of an image that the engine has, to its end.
+
+        Args:
+            options: what else the SDK's ``containers.create`` is to be given.
+
+        Raises:
+            TargetError: the engine fails, or the command does not end in time.
+        """
+        try:
+            container = self._client.containers.create(
+                image, list(command), network_mode="none", **options
+            )
+            try:
+                container.start()
+                code = container.wait(timeout=COMMAND_SECONDS)["StatusCode"]
+                return Ran(int(code), container.logs().decode(errors="replace"))
+            finally:
+                with suppress(*_FAULTS):
+                    container.remove(force=True)
+        except _FAULTS as error:
+            raise TargetError(
+                f"could not be run: {shlex.join(command)}",
+                on=image,
+                detail=_words(error),
+                hint="look at the engine's log, and run again",
+            ) from error
+
+    def holds(self, image: str, *digests: str) -> bool:
+        """Whether the engine's image of that name has one of the digests."""
+        try:
+            return self._client.images.get(image).id in digests
+        except docker.errors.ImageNotFound:
+            return False
+
     def _has(self, image: str) -> bool:
         try:
             self._client.images.get(image)

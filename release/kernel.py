@@ -29,6 +29,21 @@ class KernelFiles:
     modules: Path | None
     headers: Path | None
     builder: str | None
+    stated_banner: str | None = None
+    """What ``/kernel-banner`` says, in an image captured from a running machine."""
+
+    @property
+    def banner(self) -> str | None:
+        """The kernel's banner: its own word counts; None where there is neither.
+
+        Raises:
+            ResolveError: no banner can be found in the kernel, or what is stated is none.
+        """
+        if self.kernel:
+            return read_banner(self.kernel)
+        if self.stated_banner and not _BANNER.fullmatch(f"{self.stated_banner}\n".encode()):
+            raise ResolveError("is no kernel's banner", on="/kernel-banner in the kernel image")
+        return self.stated_banner
 
     @classmethod
     def inside(cls, directory: Path) -> KernelFiles:
@@ -36,12 +51,16 @@ class KernelFiles:
             path = directory / name
             return path if path.is_file() else None
 
-        builder = present("kernel-builder")
+        def line(name: str) -> str | None:
+            path = present(name)
+            return path.read_text(errors="replace").strip() if path else None
+
         return cls(
             present("kernel"),
             present("kernel.tar"),
             present("kernel-dev.tar"),
-            builder.read_text(errors="replace").strip() if builder else None,
+            line("kernel-builder"),
+            line("kernel-banner"),
         )
 
 

@@ -131,20 +131,37 @@ def inside(engine: Engine, image: str) -> Iterator[Inside]:
         yield Inside(session, tuple(session.run("sh", "-c", _ROOTS).output.split()))
 
 
-def look(engine: Engine, image: str) -> Machine:
-    """Asks the engine, and the machine behind it as far as a container gets there.
+@contextmanager
+def looking(engine: Engine, image: str) -> Iterator[tuple[Machine, Inside]]:
+    """What the machine says of itself, and the container that goes on seeing it.
 
     Raises:
-        PreflightError: the engine does not answer.
+        PreflightError: the engine does not answer, or does not run such a container.
     """
+    machine = _ask(engine)
+    with inside(engine, image) as here:
+        yield _see(machine, here), here
+
+
+def _ask(engine: Engine) -> Machine:
+    """What the engine says of its machine."""
     info, version = engine.describe()
-    machine = Machine(
+    return Machine(
         release=_text(info, "KernelVersion"),
         banner="",
         architecture=_text(info, "Architecture"),
         operating_system=_text(info, "OperatingSystem"),
         platform=_text(version.get("Platform") or {}, "Name"),
     )
+
+
+def look(engine: Engine, image: str) -> Machine:
+    """Asks the engine, and the machine behind it as far as a container gets there.
+
+    Raises:
+        PreflightError: the engine does not answer.
+    """
+    machine = _ask(engine)
     try:
         with inside(engine, image) as machine_inside:
             return _see(machine, machine_inside)

@@ -22,14 +22,14 @@ _KERNEL_TROUBLE = re.compile(
     r"|blocked for more than)\b.*"
 )
 
-_STATE = """
+STATE = """
 echo "taint $(cat /proc/sys/kernel/tainted)"
 grep -w zfs /proc/filesystems | sed 's/.*/filesystem zfs/'
 [ -c /dev/zfs ] && echo "device /dev/zfs"
 sed 's/^/module /; s/^\\(module [^ ]*\\).*/\\1/' /proc/modules
 """
 
-_STEPS = {
+STEPS = {
     "check": "container /install-zfs check",
     "load": "container /install-zfs",
     "load-again": "container /install-zfs",
@@ -86,7 +86,7 @@ def smoke(
         PreflightError: no QEMU for this architecture.
         SmokeError: the guest died, or something was not as it has to be.
     """
-    modules = _load_order(layers, expected)
+    modules = modules_of(layers, expected)
     transcript = guest.run(
         _commands(),
         kernel=kernel,
@@ -106,13 +106,13 @@ def smoke(
 
 
 def _commands() -> list[Command]:
-    commands = [Command("banner", "cat /proc/version"), Command("state-after-boot", _STATE)]
-    for name, script in _STEPS.items():
-        commands += [Command(name, script), Command(f"state-after-{name}", _STATE)]
+    commands = [Command("banner", "cat /proc/version"), Command("state-after-boot", STATE)]
+    for name, script in STEPS.items():
+        commands += [Command(name, script), Command(f"state-after-{name}", STATE)]
     return commands
 
 
-def _load_order(layers: Sequence[Path], expected: Expected) -> tuple[str, ...]:
+def modules_of(layers: Sequence[Path], expected: Expected) -> tuple[str, ...]:
     """The modules that the image has for the kernel, as /proc/modules names them."""
     files = {
         PurePosixPath(entry.path): entry.data.decode(errors="replace")
@@ -161,7 +161,7 @@ def problems(
     if transcript["banner"].output != expected.kernel_banner:
         yield transcript["banner"], f"another kernel was expected: {expected.kernel_banner}"
 
-    for name in _STEPS:
+    for name in STEPS:
         outcome = transcript[name]
         if outcome.exit_code != 0:
             yield outcome, f"{name} ended with {outcome.exit_code}"
@@ -169,7 +169,7 @@ def problems(
             yield outcome, f"the kernel complained during {name}: {trouble[0]}"
 
     boot = _state(transcript["state-after-boot"])
-    for name in _STEPS:
+    for name in STEPS:
         outcome = transcript[f"state-after-{name}"]
         state = _state(outcome)
         if surprising := state.taints - boot.taints - _EXPECTED_TAINTS:

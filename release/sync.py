@@ -32,6 +32,7 @@ from release.errors import (
     NotYetError,
     PreflightError,
     ReleaseError,
+    SmokeError,
     UnbuildableError,
     UpstreamError,
     from_os_error,
@@ -63,7 +64,7 @@ from release.resolve import (
 )
 from release.smoke import smoke
 from release.solver import Choice, Unread
-from release.versions import Entry, Versions
+from release.versions import SMOKE_HOST, Entry, Versions
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -401,6 +402,8 @@ class Work:
         entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
         built = []
         for platform in platforms:
+            if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
+                self._check_machine(entry, kernel, platform)
             if platform in there:
                 built.append(self._fetch(entry, kernel, platform, there[platform]))
                 continue
@@ -430,6 +433,15 @@ class Work:
             for one in built
         ]
         return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
+
+    def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
+        """Makes sure that this machine can test what is to be built."""
+        from release.engine import Engine
+        from release.smoke_host import check_machine
+
+        world = self.world
+        files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
+        check_machine(Engine(world.environment), files.banner or "", str(entry.image))
 
     def _adopt(
         self, entry: Entry, image: Reference, there: dict[Platform, Document]
@@ -462,9 +474,7 @@ class Work:
         layout = publish.fetch(
             world.registry, world.versions.image, there, world.cache / "published" / name
         )
-        files = world.builder.kernel_files(kernel.image, kernel.platforms[platform], platform)
-        if not files.kernel:
-            raise LackingError("the kernel image has no /kernel", on=str(kernel.image))
+        files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
         return Built(platform, layout, layout.labels(), files.kernel)
 
     def _build(
@@ -485,6 +495,7 @@ class Work:
                 openzfs=world.openzfs.tarball(entry.zfs),
                 source=world.source,
                 revision=world.revision,
+                smoke=entry.smoke,
                 headers=self._headers(entry, platform),
             )
         )
@@ -507,17 +518,26 @@ class Work:
         passed = cache / "smoke" / f"{built.digest.replace(':', '-')}.json"
         if passed.is_file():
             return
-        self.report.step(entry.slug, f"boot and load on {built.platform}")
         log = cache / "logs" / f"{entry.slug}-{architecture(built.platform)}.smoke.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        result = smoke(
-            kernel=built.kernel,
-            layers=built.layout.layers,
-            expected=built,
-            architecture=architecture(built.platform),
-            log=log,
-            emulator=self.world.emulator,
-        )
+        if entry.smoke == SMOKE_HOST:
+            result = self._smoke_host(entry, built, log)
+        else:
+            assert built.kernel
+            self.report.step(entry.slug, f"boot and load on {built.platform}")
+            tested = smoke(
+                kernel=built.kernel,
+                layers=built.layout.layers,
+                expected=built,
+                architecture=architecture(built.platform),
+                log=log,
+                emulator=self.world.emulator,
+            )
+            result = {
+                "modules": tested.modules,
+                "accelerator": tested.accelerator,
+                "seconds": round(tested.seconds, 1),
+            }
         passed.parent.mkdir(parents=True, exist_ok=True)
         part = passed.with_suffix(".part")
         part.write_text(
@@ -525,13 +545,29 @@ class Work:
                 {
                     "digest": built.digest,
                     "kernel_banner": built.kernel_banner,
-                    "modules": result.modules,
-                    "accelerator": result.accelerator,
-                    "seconds": round(result.seconds, 1),
+                    **result,
                 }
             )
         )
         part.replace(passed)
+
+    def _smoke_host(self, entry: Entry, built: Built, log: Path) -> dict[str, object]:
+        """Loads exactly these bytes on this machine, which runs their kernel."""
+        from release.engine import Engine
+        from release.smoke_host import smoke_host
+
+        self.report.step(entry.slug, f"load on this machine, {built.platform}")
+        engine = Engine(self.world.environment)
+        engine.load(save_tar(self.world.cache, entry, built))
+        image, manifest = f"install-zfs:{entry.slug}", built.layout.manifest
+        if not engine.holds(image, manifest.digest, manifest.content["config"]["digest"]):
+            raise SmokeError("is not the image that was just loaded", on=image, hint="run again")
+        started = time.monotonic()
+        modules = smoke_host(
+            engine=engine, image=image, layers=built.layout.layers, expected=built, log=log
+        )
+        seconds = round(time.monotonic() - started, 1)
+        return {"modules": modules, "accelerator": SMOKE_HOST, "seconds": seconds}
 
     def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
         """Leaves the sideload tar, and the image in the engine at hand; says what to do next."""
