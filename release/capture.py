@@ -32,7 +32,7 @@ from release.http import bytes_digest, file_digest
 from release.kernel import SYMVERS, UTS_RELEASE, read_banner, read_headers, read_members
 from release.layout import Layout
 from release.probe import Inside, Machine
-from release.reference import Platform, Reference, architecture
+from release.reference import Digest, Platform, Reference, architecture
 from release.registry import OCI_INDEX, OCI_MANIFEST, Registry
 from release.resolve import EPOCH
 from release.tags import ImageTag
@@ -86,7 +86,7 @@ def check_name(image: Reference) -> None:
         raise ConfigurationError(
             "a kernel image needs a tag, and no digest",
             on=str(image),
-            hint="let its tag begin with the kernel version: NAME/kernel:6.10.14-desktop",
+            hint="let its tag be the kernel version: NAME/kernel:6.10.14",
         )
 
 
@@ -614,7 +614,7 @@ def push(registry: Registry, image: Reference, layout: Layout) -> None:
 def show(
     captured: Captured,
     image: Reference,
-    layout: Layout,
+    digest: Digest,
     *,
     pushed: bool,
     builder: Reference | None = None,
@@ -627,11 +627,11 @@ def show(
         f"           {captured.banner}",
         f"Headers:   {places['headers']}",
         f"Modules:   {places.get('modules', 'none on the machine')}",
-        f"Kernel:    {places.get('kernel', 'no file with this banner on the machine')}",
+        f"Bootable:  {places.get('kernel', 'no file with this banner on the machine')}",
         f"Compiler:  {compiler or 'not named by the banner'}"
         + (f", in {builder}" if builder else ""),
         f"Image:     {image}",
-        f"           {layout.manifest.digest}",
+        f"           {digest}",
         *(f"Note:      {note}" for note in captured.notes),
         "",
     ]
@@ -655,7 +655,7 @@ def entry_lines(captured: Captured, image: Reference) -> list[str]:
     """The entry for ``versions.yaml``."""
     lines = [f"- image: {image}"]
     if not ImageTag.parse(image.tag or "").version:
-        lines.append("  zfs: VERSION # because the tag does not begin with the kernel version")
+        lines.append("  zfs: VERSION # the tag is no kernel version, so it has to be written here")
     if not captured.kernel:
         lines.append("  smoke: host # it cannot be booted: its modules are tested on this machine")
     return lines

@@ -311,6 +311,7 @@ def capture_(
             captured = capture.capture(machine, here, platform, Path(work))
         report.step(step, "pack the image")
         layout = capture.pack(captured, Path(work, "image"), builder)
+        digest = layout.manifest.digest
         tar = Path(work, "image.tar")
         layout.save(tar, (image,))
         engine.load(tar)
@@ -319,14 +320,14 @@ def capture_(
             capture.push(world.registry, image, layout)
         report.step(step, "")
     click.echo(
-        redact(capture.show(captured, image, layout, pushed=push, builder=builder)), nl=False
+        redact(capture.show(captured, image, digest, pushed=push, builder=builder)), nl=False
     )
     outcome = Outcome(
         str(image),
         platform,
         Status.PUBLISHED if push else Status.UNCHANGED,
         "" if push else "captured, not pushed",
-        digest=layout.manifest.digest,
+        digest=digest,
         seconds=round(time.monotonic() - started, 1),
     )
     write_json([outcome], json_to)

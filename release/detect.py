@@ -30,6 +30,7 @@ FIRST_WITH_HEADERS = "4.31.0"
 """
 _LAST_PUBLISHED = "4.13.1"
 """The last Docker Desktop whose kernel image Docker's release notes link."""
+_CAPTURE = ("make a kernel image of the running kernel, and add it to versions.yaml:",)
 _NOT_READ = (UpstreamError, NotFoundError)
 _AT_MOST = 12
 """How many published images are looked at."""
@@ -257,6 +258,7 @@ def answer(
         fits[1] if fits else None,
         notes=(
             *((f"not everything could be looked at: {machine.unseen}",) if machine.unseen else ()),
+            *_contradiction(machine),
             *ruled_out.values(),
             *(
                 f"not known whether it is published: {one.failure.summary}"
@@ -269,8 +271,20 @@ def answer(
     if fits:
         name = fits[1].value.removeprefix("docker.io/")
         return replace(base, commands=(f"docker run --rm --privileged {name}",))
+    if ruled_out and len(ruled_out) == len(probable):
+        return replace(
+            base,
+            why="every published image of this version is for another build of it",
+            advice=_CAPTURE,
+            commands=("python -m release capture IMAGE",),
+        )
     open_ones = [one for one in probable if one.entry.slug not in ruled_out]
     return _without_image(base, open_ones, found)
+
+
+def _contradiction(machine: Machine) -> Iterator[str]:
+    if machine.named_image and not machine.kernel_image:
+        yield f"{LINUXKIT_YML} names {machine.named_image}, which is not what runs"
 
 
 def _weigh(
@@ -346,7 +360,7 @@ def _without_image(
             base,
             waiting=best.entry if is_one else None,
             why="whether an image is published could not be found out" if unread else what,
-            advice=() if unread else ("build it here (about a quarter of an hour), or publish it",),
+            advice=() if unread else ("build it here, or publish it:",),
             commands=("python -m release detect",)
             if unread
             else tuple(
@@ -399,7 +413,7 @@ def _unpublished(base: Answer) -> Answer:
     return replace(
         base,
         why=why,
-        advice=("make a kernel image of the running kernel, and add it to versions.yaml:",),
+        advice=_CAPTURE,
         commands=("python -m release capture IMAGE",),
     )
 
@@ -448,7 +462,7 @@ def show(told: Answer) -> str:
     lines.append(f"Kernel image:   {told.kernel_image or 'not known'}")
     lines.append(f"Module image:   {told.image or f'none: {told.why}'}")
     lines += [f"Note:           {note}" for note in told.notes]
-    lines += ["", *told.advice] if told.advice else [""]
+    lines += ["", *told.advice] if told.advice or told.commands else []
     lines += [f"    {command}" for command in told.commands]
     if told.row:
         lines += [

@@ -19,6 +19,7 @@ import yaml
 from release.engine import Engine, Session
 from release.errors import ConfigurationError, PreflightError, TargetError
 from release.reference import Reference
+from release.tags import ImageTag
 
 PROBE_IMAGE = "docker.io/library/busybox:1.37.0"
 """Docker's official image of busybox, 2 MB; it has all that is asked of a probe's image: ``sh``,
@@ -86,6 +87,21 @@ class Machine:
 
     @property
     def kernel_image(self) -> Reference | None:
+        """The kernel image that was booted, as ``/etc/linuxkit.yml`` names it.
+
+        None where it names a kernel of another version than runs: under WSL 2 the file is there,
+        and the kernel that it names is not.
+        """
+        image = self.named_image
+        version = ImageTag.parse(image.tag or "").version if image else None
+        numbers = rf"(?<![\d.]){re.escape(str(version))}(?![\d.])"
+        # Distributions have the version in the banner alone.
+        if self.is_wsl2 or (version and not re.search(numbers, f"{self.release} {self.banner}")):
+            return None
+        return image
+
+    @property
+    def named_image(self) -> Reference | None:
         """The kernel image that ``/etc/linuxkit.yml`` names (linuxkit, ``docs/yaml.md``)."""
         try:
             content = yaml.safe_load(self.linuxkit or "")
