@@ -91,6 +91,14 @@ def test_defaults(path: Path) -> None:
     assert versions.kernels == ()
 
 
+def test_the_image_of_probes(path: Path) -> None:
+    path.write_text(f"{TOP}probe: busybox:1\n")
+    assert load(path).probe == "docker.io/library/busybox:1"
+    path.write_text(f"{TOP}probe: Busy box\n")
+    with pytest.raises(ConfigurationError, match="not an image reference"):
+        load(path)
+
+
 TOP = "image: me/zfs\n"
 ONE = f"{TOP}kernels:\n- image: a/b:1\n"
 
@@ -287,6 +295,7 @@ entries = st.builds(
         unique=True,
     ).map(tuple),
     deleted=st.booleans(),
+    smoke=st.sampled_from(["", "host"]),
     skip=st.text(),
 )
 lists_of_entries = st.lists(
@@ -436,6 +445,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             policy=known.policy or facts.policy,
             aliases=known.aliases or facts.aliases,
             deleted=known.deleted or facts.deleted,
+            smoke=known.smoke or facts.smoke,
             skip=known.skip or facts.skip,
         )
         (revised,) = revise(load(path), filled, facts).kernels
@@ -448,6 +458,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             policy=facts.policy or filled.policy,
             aliases=facts.aliases,
             deleted=facts.deleted or filled.deleted,
+            smoke=facts.smoke or filled.smoke,
             skip=facts.skip or filled.skip,
         )
 
@@ -542,6 +553,7 @@ def test_platforms_and_aliases_grow_in_place(path: Path) -> None:
             "a kernel image needs its tag here",
         ),
         ("- image: a/k:1\n  deleted: maybe\n", "'maybe' is not true or false"),
+        ("- image: a/k:1\n  smoke: none\n", "'none' is not a way to test"),
         (
             "- image: a/k:1\n  aliases: [a/k:2]\n- image: a/k:2\n",
             "docker.io/a/k:2 would be published under the name of docker.io/a/k:1",
