@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 900
 PROJECT_DIRECTORY = "project"
 # What `python -m release` imports, and what that imports.
 _PACKAGES = (
-    *("certifi", "charset_normalizer", "click", "docker", "elftools", "idna", "lz4"),
+    *("certifi", "click", "docker", "elftools", "idna", "lz4"),
     *("markdown_it", "mdurl", "pygments", "requests", "rich", "semver", "tenacity"),
     *("urllib3", "yaml", "zstandard"),
 )
