@@ -33,7 +33,7 @@ class Ran:
     """What a command in a container did.
 
     Attributes:
-        output: standard output and error as they came.
+        output: standard output and error, each in its own order.
     """
 
     exit_code: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -24,14 +25,17 @@ from release.detect import (
     look_up,
     show,
 )
-from release.errors import UpstreamError
+from release.engine import Engine
+from release.errors import PreflightError, UpstreamError
 from release.http import Http
 from release.notes import HOSTS, Host
-from release.probe import Machine
+from release.probe import Machine, look
 from release.reference import DOCKER_HUB, Digest, Platform, Reference
 from release.registry import OCI_MANIFEST, Registry
 from release.versions import Entry
+from tests.lab.debian import BOOKWORM, base_image
 from tests.lab.small_registry import SmallRegistry
+from tests.lab.world import World
 
 GOLDEN = Path(__file__).parent / "golden" / "detect"
 ROOT = Path(__file__).parent.parent
@@ -262,3 +266,44 @@ def test_what_is_published_is_looked_up(tmp_path: Path, monkeypatch: pytest.Monk
     seen = machine("4.13.0", linuxkit="")
     lost = {one.entry.slug: Found(failure=UpstreamError("no answer")) for one in probable}
     assert "could not be found out" in answer(seen, KNOWN, ENTRIES, OURS, lost).why
+
+
+# The engine at hand
+
+
+@pytest.mark.lab
+def test_a_real_engine_and_its_machine() -> None:
+    with World() as world:
+        image = base_image(BOOKWORM, world.client, world.buildx, world.directory / "logs")
+        seen = look(Engine(os.environ), image)
+        assert seen.release == world.client.info()["KernelVersion"]
+        assert seen.banner.startswith(f"Linux version {seen.release} ")
+        assert (seen.linuxkit is None) == bool(seen.unseen)
+        told = answer(seen, KNOWN, ENTRIES, OURS, {})
+        assert told.kernel.certainty is Certainty.CERTAIN
+        left = world.client.containers.list(all=True, filters={"ancestor": image})
+        assert [one for one in left if one.attrs["Path"] == "sleep"] == []
+
+
+@pytest.mark.lab
+def test_an_image_that_cannot_be_pulled_leaves_the_engines_word() -> None:
+    seen = look(Engine(os.environ), "127.0.0.1:1/nobody/nothing:1")
+    assert seen.release
+    assert seen.banner == ""
+    assert "the engine cannot pull it" in seen.unseen
+
+
+@pytest.mark.lab
+def test_a_command_in_a_container_and_what_it_ended_with() -> None:
+    with World() as world:
+        image = base_image(BOOKWORM, world.client, world.buildx, world.directory / "logs")
+    engine = Engine(os.environ)
+    ran = engine.run(image, "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (ran.exit_code, sorted(ran.output.split())) == (3, ["err", "out"])
+    with engine.session(image, ["sleep"]) as session:
+        assert session.run("cat", "/no/such/file").exit_code == 1
+        written = io.BytesIO()
+        assert session.write(written, "head", "-c", "100000", "/dev/zero") == 0
+        assert written.getvalue() == bytes(100000)
+    with pytest.raises(PreflightError, match="cannot start"), engine.session(image, ["/none"]):
+        pass
