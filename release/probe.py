@@ -95,8 +95,9 @@ class Machine:
         image = self.named_image
         version = ImageTag.parse(image.tag or "").version if image else None
         numbers = rf"(?<![\d.]){re.escape(str(version))}(?![\d.])"
-        # Distributions have the version in the banner alone.
-        if self.is_wsl2 or (version and not re.search(numbers, f"{self.release} {self.banner}")):
+        # Distributions have the version at the banner's end alone; before that is the compiler's.
+        words = f"{self.release} {self.banner.partition(' #')[2]}"
+        if self.is_wsl2 or (version and not re.search(numbers, words)):
             return None
         return image
 

@@ -201,6 +201,8 @@ def test_the_version_of_a_distributions_kernel_is_in_its_banner() -> None:
     other = machine(linuxkit="kernel: {image: 'linuxkit/kernel:5.15.4'}")
     assert other.named_image
     assert other.kernel_image is None
+    compiler = machine(linuxkit="kernel: {image: 'linuxkit/kernel:10.2.1'}")
+    assert compiler.kernel_image is None
 
 
 @given(st.text())

@@ -29,6 +29,7 @@ IMAGE = f"{REGISTRY}/me/kernel"
 HASH = "d" * 40
 SERVE = f"""\
 import time
+from pathlib import Path
 from tests.lab.small_registry import SmallRegistry
 
 banner = Path("/proc/version").read_text().strip()
@@ -44,7 +45,8 @@ RELEASE = f"{RUN} python3 -m release"
 JSON = "--json /tmp/json; code=$?; echo; cat /tmp/json; exit $code"
 COMMANDS = {
     "serve": f"{RUN} (python3 serve.py >/tmp/serve.log 2>&1 &)\n"
-    "until [ -e serving ]; do sleep 0.2; done; docker version --format '{{.Server.Version}}'",
+    "for try in $(seq 100); do [ -e serving ] && break; sleep 0.2; done; cat /tmp/serve.log;"
+    " docker version --format '{{.Server.Version}}'",
     "detect": f"{RELEASE} detect {JSON}",
     "capture": f"{RELEASE} capture {IMAGE}:one --push {JSON}",
     "loaded": f"docker image inspect {IMAGE}:one --format '{{{{json .Config.Labels}}}}'",
@@ -77,7 +79,7 @@ def guest() -> Iterator[Guest]:
     with World() as world:
         guest = machine(world, BOOKWORM)
         banner = read_banner(guest.kernel)
-        version = re.search(r"Debian (\d+\.\d+\.\d+)-", banner)
+        version = re.search(r" Debian (\d+\.\d+\.\d+)-", banner.partition(" #")[2])
         assert version
         kernel = f"docker/for-desktop-kernel:{version[1]}-{HASH}"
         texts = {

@@ -78,7 +78,8 @@ class Machine:
         ]
         entries = [
             *(entry for entry in tree if not entry.path.startswith(tuple(without) or "\0")),
-            initramfs.symlink("init", "usr/local/bin/machine-init"),
+            # As it is now, whenever the root was made.
+            initramfs.regular_file("init", (IMAGES / "machine-init").read_bytes(), executable=True),
             initramfs.character_device("dev/console", 5, 1),
             initramfs.regular_file("nonce", f"{nonce}\n".encode()),
             *(

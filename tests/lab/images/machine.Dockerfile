@@ -8,5 +8,5 @@ RUN apt-get update -q && \
     apt-get install -q -y --no-install-recommends busybox-static docker.io kmod python3-minimal && \
     apt-get install -q -y --no-install-recommends libpython3-stdlib && \
     rm -rf /var/lib/apt/lists/* /usr/share/doc /usr/share/locale /usr/share/man
-COPY pack-machine machine-init /usr/local/bin/
+COPY pack-machine /usr/local/bin/
 RUN --mount=from=packages,target=/packages pack-machine /packages
