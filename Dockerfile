@@ -20,7 +20,7 @@ FROM ${HEADERS_IMAGE} AS headers-image
 # What the kernel image holds, for those who look at it from outside. A name in brackets may be
 # missing without an error.
 FROM scratch AS kernel-files
-COPY --from=kernel /kerne[l] /kernel.ta[r] /kernel-dev.ta[r] /kernel-builde[r] /
+COPY --from=kernel /kerne[l] /kernel.ta[r] /kernel-dev.ta[r] /kernel-builde[r] /kernel-banne[r] /kernel-build-i[d] /
 
 # `docker buildx build --build-context openzfs=DIR` puts a local file in this one's place.
 FROM scratch AS openzfs

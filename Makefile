@@ -5,16 +5,19 @@ BIN := .venv/bin
 SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab tests/lab/clean $(wildcard release/*.sh image/*.sh) \
 	$(filter-out %.Dockerfile %.config %.yml %/hello,$(wildcard tests/lab/images/*))
 
-.PHONY: help demo test lint clean run-lint run-tests
+.PHONY: help demo test test-guest lint clean run-lint run-tests run-test-guest
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 demo: ## shows the whole pipeline on real kernels, without any account
 	@$(LAB) $(BIN)/python -m tests.lab.demo
 
 test: ## lint and all tests
 	@$(RUN) run-lint run-tests
+
+test-guest: ## detect and capture in a guest with a Docker engine, which takes minutes
+	@$(RUN) run-test-guest
 
 lint: ## ruff, mypy, shellcheck
 	@$(RUN) run-lint
@@ -30,3 +33,6 @@ run-lint:
 
 run-tests:
 	$(BIN)/pytest
+
+run-test-guest:
+	$(BIN)/pytest -m guest

@@ -52,7 +52,7 @@ for command in zfs zpool; do
 done | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' |
     sort -u | while read -r library; do cp -L "$library" "$root$place/lib/"; done
 
-found=$(chroot "$root" "$place/zpool" version | head -n 1)
+found=$(chroot "$root" "$place/zpool" --version | head -n 1)
 case $found in
 "zfs-$version" | "zfs-$version"-*) ;;
 *)

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from release import child, seed, symbols
-from release.errors import BuildError, LackingError
+from release.errors import BuildError, LackingError, UnbuildableError
 from release.http import redact
 from release.kernel import (
     SYMVERS,
     KernelFiles,
     banner_release,
     expected_vermagic,
-    read_banner,
-    read_build_id,
     read_headers,
     read_members,
     vermagic,
@@ -33,11 +31,14 @@ from release.kernel import (
 from release.layout import Layout
 from release.reference import Digest, Platform, Reference, architecture, machine
 from release.resolve import BuilderImage, Kernel
+from release.versions import SMOKE_HOST
 
 PROJECT = Path(__file__).parent.parent
 """The checkout: where the ``Dockerfile`` and what it copies are."""
 
 TIMEOUT_SECONDS = 2 * 60 * 60.0
+SMOKE_LABEL = "install-zfs.smoke"
+"""How the modules were tested, on an image whose kernel was not booted for it: ``host``."""
 _ROOM_BYTES = 1 << 20
 _TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
 
@@ -90,6 +91,8 @@ class Recipe:
     """The URL of the project that builds this, for the image's label."""
     revision: str
     """The project's commit, for the image's label."""
+    smoke: str = ""
+    """How it is tested, where not by booting the kernel: the entry's word, for the label."""
     headers: Reference | None = None
     """By digest, the kernel image whose headers are taken with this kernel's seed."""
 
@@ -110,8 +113,8 @@ class Built:
     platform: Platform
     layout: Layout
     labels: Mapping[str, str]
-    kernel: Path
-    """The bootable kernel that it is for."""
+    kernel: Path | None
+    """The bootable kernel that it is for; None for a captured one that cannot be booted."""
 
     @property
     def digest(self) -> Digest:
@@ -159,16 +162,28 @@ class Builder:
             part.replace(directory)
         return KernelFiles.inside(directory)
 
-    def usable_files(self, kernel: Kernel, platform: Platform) -> KernelFiles:
+    def usable_files(self, kernel: Kernel, platform: Platform, *, smoke: str = "") -> KernelFiles:
         """The files of a kernel image that has what a build needs.
+
+        Args:
+            smoke: how the modules are to be tested, in the entry's words.
 
         Raises:
             LackingError: it lacks something.
+            UnbuildableError: it cannot be booted, and the entry names no other test.
         """
         files = self.kernel_files(kernel.image, kernel.platforms[platform], platform)
         on = str(kernel.image)
-        if not files.kernel:
+        if not files.kernel and not files.stated_banner:
             raise LackingError("the kernel image has no /kernel to test with", on=on)
+        if not files.kernel and smoke != SMOKE_HOST:
+            # No lack for good: the entry can be changed.
+            raise UnbuildableError(
+                "it was captured without a kernel that can be booted for a test; on the machine "
+                "that runs this kernel, write smoke: host in its entry of versions.yaml, and its "
+                "modules are tested there",
+                on=on,
+            )
         if not files.headers:
             raise LackingError("the kernel image has no kernel-dev.tar to compile against", on=on)
         return files
@@ -216,10 +231,9 @@ class Builder:
             LackingError: the kernel image lacks what a build needs.
             BuildError: configure, the compiler or a check of the modules refused.
         """
-        files = self.usable_files(recipe.kernel, recipe.platform)
-        assert files.kernel
+        files = self.usable_files(recipe.kernel, recipe.platform, smoke=recipe.smoke)
         assert files.headers
-        facts = _expected(recipe, files.kernel, files.headers, files.modules)
+        facts = _expected(recipe, files)
         if recipe.headers:
             self._check_headers(recipe, files.headers, recipe.headers)
         layout = self._image(recipe, facts)
@@ -285,6 +299,8 @@ class Builder:
         }
         if facts.build_id:
             labels["install-zfs.kernel-build-id"] = facts.build_id
+        if recipe.smoke:
+            labels[SMOKE_LABEL] = recipe.smoke
         headers = []
         if recipe.headers:
             labels["install-zfs.headers-image"] = str(recipe.headers)
@@ -343,14 +359,16 @@ class Builder:
             )
 
 
-def _expected(recipe: Recipe, kernel: Path, headers: Path, modules: Path | None) -> Facts:
+def _expected(recipe: Recipe, files: KernelFiles) -> Facts:
     """What the modules will have to say of themselves, from the kernel image alone.
 
     Raises:
         BuildError: its kernel and its headers are not the same kernel's.
     """
-    banner = read_banner(kernel)
-    about = read_headers(headers, architecture(recipe.platform))
+    banner, modules = files.banner, files.modules
+    assert banner
+    assert files.headers
+    about = read_headers(files.headers, architecture(recipe.platform))
     if (found := banner_release(banner)) != about.release:
         raise BuildError(
             "the kernel and the headers in the kernel image are not of the same kernel",
@@ -366,7 +384,7 @@ def _expected(recipe: Recipe, kernel: Path, headers: Path, modules: Path | None)
         vermagic=(expected_vermagic(modules) if modules else None) or about.vermagic,
         architecture=machine(recipe.platform),
         zfs_version=recipe.zfs,
-        build_id=read_build_id(kernel),
+        build_id=files.build_id,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from release.build import PROJECT, Builder
 from release.compiler import Compiler, banner_compiler
 from release.errors import ConfigurationError, ResolveError, UnbuildableError
-from release.kernel import KernelFiles, configured_compiler, read_banner
+from release.kernel import KernelFiles, configured_compiler
 from release.reference import Platform, Reference
 from release.registry import Registry
 from release.resolve import BuilderImage, BuilderSource, Kernel
@@ -102,7 +102,7 @@ def candidates(
 
 def kernel_compiler(files: KernelFiles) -> Compiler | None:
     """The compiler of a kernel: its own word counts, then that of its configuration."""
-    named = banner_compiler(read_banner(files.kernel)) if files.kernel else None
+    named = banner_compiler(files.banner or "")
     if named or not files.headers:
         return named
     return Compiler.parse(configured_compiler(files.headers))
@@ -126,7 +126,7 @@ def choose_builder(
         ResolveError: the entry names one that is not there or has another compiler.
         UpstreamError: one could not be looked at, which does not mean that it is not there.
     """
-    files = builder.usable_files(kernel, platform)
+    files = builder.usable_files(kernel, platform, smoke=entry.smoke)
     wanted = kernel_compiler(files)
     refused: dict[str, str] = {}
     for source, text in candidates(entry, kernel, files, wanted, load_table(table or TABLE)):

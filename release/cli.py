@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -14,14 +15,17 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, latest, versions
+from release import __version__, capture, detect, latest, probe, versions
 from release.advice import after_build, after_linuxkit
 from release.components import Components
 from release.desktop import judge, show
 from release.errors import ConfigurationError, ExitCode, ReleaseError, TargetError, from_os_error
+from release.http import redact
 from release.linuxkit import VARIANTS
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
+from release.probe import PROBE_IMAGE
+from release.reference import Reference
 from release.report import Outcome, Report, Status, table, write_json
 from release.sync import (
     News,
@@ -29,6 +33,7 @@ from release.sync import (
     World,
     move_latest,
     native_platform,
+    platform_of,
     run,
     settled,
     sideload_tar,
@@ -267,6 +272,119 @@ def _status_of_desktops(path: Path) -> int:
     known = replace(world.desktop_map, rows=(*world.desktop_map.rows, *notes.new))
     show(known, judge(known, world.versions.kernels), notes.not_understood)
     return _exit_code((), notes.failures)
+
+
+_probe_option = click.option(
+    "--probe-image",
+    metavar="IMAGE",
+    help="Of the container that looks at the machine, in place of probe: in versions.yaml "
+    f"and of {PROBE_IMAGE}.",
+)
+
+
+@cli.command("detect")
+@_versions_option
+@_json_option
+@_probe_option
+def detect_(path: Path, json_to: Path | None, probe_image: str | None) -> int:
+    """Ask the Docker engine at hand which kernel it runs, and print what fits."""
+    from release.engine import Engine
+
+    with _report() as report:
+        world = _world(path)
+        image = _probe_image(world, probe_image)
+        report.say(f"looking at the machine with a container of {image}")
+        machine = probe.look(Engine(os.environ), image)
+        entries, known = world.versions.kernels, world.desktop_map
+        probable = detect.candidates(machine, known, entries)
+        found = detect.look_up(
+            world.registry, world.versions.image, probable, platform_of(machine.architecture)
+        )
+        told = detect.answer(
+            machine,
+            known,
+            entries,
+            world.versions.image,
+            found,
+            hosts=detect.host_platform(),
+        )
+        failures = tuple(one.failure for one in found.values() if one.failure and not told.image)
+        for error in {str(error): error for error in failures}.values():
+            report.fail(error)
+    click.echo(redact(detect.show(told)), nl=False)
+    status = Status.SKIPPED if not told.waiting else Status.WAITING
+    outcome = Outcome(
+        told.kernel_image.value if told.kernel_image else "",
+        platform_of(machine.architecture),
+        Status.PUBLISHED if told.image else status,
+        told.why,
+        image=told.image.value if told.image else "",
+    )
+    write_json([outcome], json_to, detected=detect.as_data(told))
+    return _exit_code((), failures)
+
+
+@cli.command("capture")
+@click.argument("name", metavar="IMAGE")
+@_versions_option
+@_json_option
+@_probe_option
+@click.option("--builder", "builder_name", metavar="IMAGE", help="Has the kernel's own compiler.")
+@click.option("--push", is_flag=True, help="Push the image to its registry.")
+def capture_(
+    name: str,
+    path: Path,
+    json_to: Path | None,
+    probe_image: str | None,
+    builder_name: str | None,
+    push: bool,
+) -> int:
+    """Make the kernel image IMAGE of the kernel that the Docker engine at hand runs."""
+    from release.engine import Engine
+
+    image = Reference.parse(name)
+    capture.check_name(image)
+    builder = Reference.parse(builder_name) if builder_name else None
+    started = time.monotonic()
+    with _report() as report, tempfile.TemporaryDirectory(prefix="install-zfs-capture-") as work:
+        world = _world(path)
+        if push:
+            world.registry.check_push(image)
+        engine = Engine(os.environ)
+        step = image.tag or ""
+        report.step(step, "look at the machine")
+        with probe.looking(engine, _probe_image(world, probe_image)) as (machine, here):
+            platform = platform_of(machine.architecture)
+            report.step(step, f"copy what {machine.release} has on its machine")
+            captured = capture.capture(machine, here, platform, Path(work))
+        report.step(step, "pack the image")
+        layout = capture.pack(captured, Path(work, "image"), builder)
+        digest = layout.manifest.digest
+        tar = Path(work, "image.tar")
+        layout.save(tar, (image,))
+        engine.load(tar)
+        if push:
+            report.step(step, "push")
+            capture.push(world.registry, image, layout)
+        report.step(step, "")
+    click.echo(
+        redact(capture.show(captured, image, digest, pushed=push, builder=builder)), nl=False
+    )
+    outcome = Outcome(
+        str(image),
+        platform,
+        Status.PUBLISHED if push else Status.UNCHANGED,
+        "" if push else "captured, not pushed",
+        digest=digest,
+        seconds=round(time.monotonic() - started, 1),
+    )
+    write_json([outcome], json_to)
+    return ExitCode.OK
+
+
+def _probe_image(world: World, wanted: str | None) -> str:
+    """The image of the container that looks at a machine."""
+    return str(Reference.parse(wanted or world.versions.probe or PROBE_IMAGE))
 
 
 def _show_left_out(polled: Polled) -> None:

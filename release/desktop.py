@@ -274,6 +274,12 @@ def _sorted(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (version_key(row.desktop), row.platforms))
 
 
+def as_yaml(row: Row) -> str:
+    """A row as it stands in ``desktop.yaml``, for who wants to add it by hand."""
+    first, *rest = _lines(row)
+    return "\n".join((f"  - {first}", *(f"    {line}" for line in rest)))
+
+
 def _lines(row: Row) -> list[str]:
     lines = [f"desktop: {row.desktop}", f"platforms: [{', '.join(row.platforms)}]"]
     if row.date:

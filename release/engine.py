@@ -2,19 +2,107 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import docker
+import requests
 from docker.context import ContextAPI
 from docker.errors import DockerException
+from docker.models.containers import Container
 
-from release.errors import BuildError, PreflightError
+from release.errors import BuildError, PreflightError, TargetError
 from release.http import redact
 
 TIMEOUT_SECONDS = 120
+COMMAND_SECONDS = 10 * 60
+"""How long a command in a container may take."""
+_LIFE_SECONDS = 60 * 60
+_FAULTS = (DockerException, requests.RequestException, OSError)
 _CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command in a container did.
+
+    Attributes:
+        output: standard output and error, each in its own order.
+    """
+
+    exit_code: int
+    output: str
+
+
+class Session:
+    """A running container, in which commands are run one after the other."""
+
+    def __init__(self, client: docker.DockerClient, container: Container) -> None:
+        self._api = client.api
+        self._container = container
+
+    def run(self, *command: str) -> Ran:
+        """Runs a command to its end, without a shell.
+
+        Raises:
+            TargetError: the engine failed, or the command did not end in time.
+        """
+        code, parts = self._exec(command, stderr=True)
+        return Ran(code, b"".join(parts).decode(errors="replace"))
+
+    def write(self, to: IO[bytes], *command: str) -> int:
+        """Writes what a command prints, byte for byte; returns its exit code.
+
+        Raises:
+            TargetError: the engine failed, or the command did not end in time.
+        """
+        code, _ = self._exec(command, stderr=False, to=to)
+        return code
+
+    def _exec(
+        self, command: Sequence[str], *, stderr: bool, to: IO[bytes] | None = None
+    ) -> tuple[int, list[bytes]]:
+        started = time.monotonic()
+        parts: list[bytes] = []
+        try:
+            created = self._api.exec_create(self._container.id, list(command), stderr=stderr)
+            for part in self._api.exec_start(created["Id"], stream=True):
+                if to:
+                    to.write(part)
+                else:
+                    parts.append(part)
+                if time.monotonic() - started > COMMAND_SECONDS:
+                    raise TargetError(
+                        f"did not end in {COMMAND_SECONDS / 60:.0f} minutes",
+                        on=shlex.join(command),
+                    )
+            code = self._api.exec_inspect(created["Id"])["ExitCode"]
+        except _FAULTS as error:
+            raise TargetError(
+                "could not be run in a container",
+                on=shlex.join(command),
+                detail=redact(str(error)),
+                hint="look at the engine's log, and run again",
+            ) from error
+        return (-1 if code is None else int(code)), parts
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume.
+
+    Attributes:
+        path: where it is on the machine of the engine.
+    """
+
+    name: str
+    path: str
 
 
 class Engine:
@@ -64,6 +152,130 @@ class Engine:
             "or run: docker buildx create --use",
         )
 
+    def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the engine says of itself: its answers to ``/info`` and ``/version``.
+
+        Raises:
+            PreflightError: it does not answer.
+        """
+        try:
+            return dict(self._client.info()), dict(self._client.version())
+        except _FAULTS as error:
+            raise PreflightError(
+                "the Docker engine does not say what it is",
+                detail=redact(str(error)),
+                hint="try: docker info",
+            ) from error
+
+    @contextmanager
+    def session(self, image: str, command: Sequence[str], **options: Any) -> Iterator[Session]:
+        """A container of ``image`` (pulled where the engine has none), removed afterwards.
+
+        Args:
+            command: keeps the container alive for as long as its argument, which is added, says.
+            options: what else the SDK's ``containers.run`` is to be given.
+
+        Raises:
+            PreflightError: the image cannot be had, or the engine refuses the container.
+        """
+        try:
+            if not self._has(image):
+                self._client.images.pull(image)
+        except _FAULTS as error:
+            raise PreflightError(
+                "the engine cannot pull it",
+                on=image,
+                detail=_words(error),
+                hint="name an image that it has, with sh in it: --probe-image IMAGE",
+            ) from error
+        try:
+            container = self._client.containers.create(
+                image,
+                entrypoint=[*command, str(_LIFE_SECONDS)],
+                command=[],
+                network_mode="none",
+                **options,
+            )
+        except _FAULTS as error:
+            raise PreflightError(
+                "the engine refuses this container", on=image, detail=_words(error)
+            ) from error
+        try:
+            try:
+                container.start()
+            except _FAULTS as error:
+                raise PreflightError(
+                    "the engine cannot start this container", on=image, detail=_words(error)
+                ) from error
+            yield Session(self._client, container)
+        finally:
+            with suppress(*_FAULTS):
+                container.remove(force=True)
+
+    def run(self, image: str, *command: str, **options: Any) -> Ran:
+        """``docker run --rm`` of an image that the engine has, to its end.
+
+        Args:
+            options: what else the SDK's ``containers.create`` is to be given.
+
+        Raises:
+            TargetError: the engine fails, or the command does not end in time.
+        """
+        try:
+            container = self._client.containers.create(
+                image, list(command), network_mode="none", **options
+            )
+            try:
+                container.start()
+                code = container.wait(timeout=COMMAND_SECONDS)["StatusCode"]
+                return Ran(int(code), container.logs().decode(errors="replace"))
+            finally:
+                with suppress(*_FAULTS):
+                    container.remove(force=True)
+        except _FAULTS as error:
+            raise TargetError(
+                f"could not be run: {shlex.join(command)}",
+                on=image,
+                detail=_words(error),
+                hint="look at the engine's log, and run again",
+            ) from error
+
+    @contextmanager
+    def volume(self) -> Iterator[Volume]:
+        """An empty volume, which is removed in the end.
+
+        Raises:
+            TargetError: the engine fails.
+        """
+        try:
+            volume = self._client.volumes.create()
+        except _FAULTS as error:
+            raise TargetError(
+                "made no volume",
+                on="the Docker engine",
+                detail=_words(error),
+                hint="look at the engine's log, and run again",
+            ) from error
+        try:
+            yield Volume(volume.name, volume.attrs["Mountpoint"])
+        finally:
+            with suppress(*_FAULTS):
+                volume.remove(force=True)
+
+    def holds(self, image: str, *digests: str) -> bool:
+        """Whether the engine's image of that name has one of the digests."""
+        try:
+            return self._client.images.get(image).id in digests
+        except docker.errors.ImageNotFound:
+            return False
+
+    def _has(self, image: str) -> bool:
+        try:
+            self._client.images.get(image)
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
     def _buildx(self, *arguments: str) -> str:
         """What ``docker buildx`` prints, or nothing where it fails."""
         try:
@@ -92,3 +304,8 @@ class Engine:
             raise BuildError(
                 "the engine does not load it", on=str(tar), detail=redact(str(error))
             ) from error
+
+
+def _words(error: Exception) -> str:
+    """What the engine says, without the request that it says it to."""
+    return redact(str(getattr(error, "explanation", None) or error))

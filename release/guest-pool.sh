@@ -1,8 +1,10 @@
 # Runs in a container of the image: a pool on a file, from its making to its end. Each step's seconds
 # and the least available memory are told at the end of its line.
 #
-# The file is at the same path inside and outside of the container: the kernel opens it from threads
-# that are in none.
+# usage: guest-pool.sh DIRECTORY
+# DIRECTORY takes the file. It is at the same path inside and outside of the container: the kernel opens
+# the file from threads that are in none.
+pool=$1
 
 zfs() { /install-zfs zfs "$@"; }
 zpool() { /install-zfs zpool "$@"; }
@@ -32,8 +34,8 @@ step() { # NAME COMMAND...
 }
 
 create() {
-    busybox truncate -s 128M /pool/disk &&
-        zpool create -f -m none smoke /pool/disk &&
+    busybox truncate -s 128M "$pool/disk" &&
+        zpool create -f -m none smoke "$pool/disk" &&
         zfs create -o mountpoint=legacy -o compression=on smoke/data
 }
 
@@ -52,7 +54,7 @@ overwrite() {
 }
 
 export_pool() { busybox umount /data && zpool export smoke && [ ! -e /proc/spl/kstat/zfs/smoke ]; }
-import_pool() { zpool import -d /pool smoke; }
+import_pool() { zpool import -d "$pool" smoke; }
 
 scrub() {
     zpool scrub smoke || return
@@ -75,7 +77,7 @@ compare() {
         mount_data && found=$(sum) && [ "$found" = "$first" ] && busybox umount /data
 }
 
-destroy() { zpool destroy smoke && busybox rm /pool/disk; }
+destroy() { zpool destroy smoke && busybox rm "$pool/disk"; }
 
 step create create
 step write write

@@ -29,6 +29,36 @@ class KernelFiles:
     modules: Path | None
     headers: Path | None
     builder: str | None
+    stated_banner: str | None = None
+    """What ``/kernel-banner`` says, in an image captured from a running machine."""
+    stated_build_id: str | None = None
+    """What ``/kernel-build-id`` says, likewise."""
+
+    @property
+    def banner(self) -> str | None:
+        """The kernel's banner: its own word counts; None where there is neither.
+
+        Raises:
+            ResolveError: no banner can be found in the kernel, or what is stated is none.
+        """
+        if self.kernel:
+            return read_banner(self.kernel)
+        if self.stated_banner and not _BANNER.fullmatch(f"{self.stated_banner}\n".encode()):
+            raise ResolveError("is no kernel's banner", on="/kernel-banner in the kernel image")
+        return self.stated_banner
+
+    @property
+    def build_id(self) -> str:
+        """The kernel's GNU build-id in hexadecimal; empty where it cannot be told.
+
+        Raises:
+            ResolveError: what is stated is none.
+        """
+        if self.kernel:
+            return read_build_id(self.kernel)
+        if self.stated_build_id and not _BUILD_ID.fullmatch(self.stated_build_id):
+            raise ResolveError("is no build-id", on="/kernel-build-id in the kernel image")
+        return self.stated_build_id or ""
 
     @classmethod
     def inside(cls, directory: Path) -> KernelFiles:
@@ -36,17 +66,23 @@ class KernelFiles:
             path = directory / name
             return path if path.is_file() else None
 
-        builder = present("kernel-builder")
+        def line(name: str) -> str | None:
+            path = present(name)
+            return path.read_text(errors="replace").strip() if path else None
+
         return cls(
             present("kernel"),
             present("kernel.tar"),
             present("kernel-dev.tar"),
-            builder.read_text(errors="replace").strip() if builder else None,
+            line("kernel-builder"),
+            line("kernel-banner"),
+            line("kernel-build-id"),
         )
 
 
 _CORRUPT = (OSError, EOFError, ValueError, struct.error, lzma.LZMAError, zlib.error)
 # A second copy, without the build's number behind the #, is in some kernels (since Linux 6.1).
+_BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){4,64}")
 _BANNER = re.compile(rb"Linux version \d\S* \([^\n\0]*#\d[^\n\0]*\n")
 
 
@@ -99,21 +135,25 @@ def _elf_build_id(elf: bytes) -> str:
     size, count = struct.unpack_from("<HH", elf, 0x36)
     for number in range(count):
         kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", elf, table + number * size)
-        if kind == _PT_NOTE:
-            for name, note, value in _notes(elf[offset : offset + length]):
-                if (name, note) == (b"GNU\0", _NT_GNU_BUILD_ID):
-                    return value.hex()
+        if kind == _PT_NOTE and (build_id := build_id_in(elf[offset : offset + length])):
+            return build_id
     return ""
 
 
-def _notes(segment: bytes) -> Iterator[tuple[bytes, int, bytes]]:
+def build_id_in(notes: bytes) -> str:
+    """The GNU build-id in a series of ELF notes (elf(5), "Notes"), as they are in
+    ``/sys/kernel/notes``; empty where there is none.
+    """
     position = 0
-    while position + 12 <= len(segment):
-        name_size, value_size, kind = struct.unpack_from("<III", segment, position)
+    while position + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from("<III", notes, position)
         name = position + 12
         value = name + (name_size + 3) // 4 * 4
-        yield segment[name : name + name_size], kind, segment[value : value + value_size]
-        position = value + (value_size + 3) // 4 * 4
+        position = value + (size + 3) // 4 * 4
+        content = notes[value : value + size]
+        if notes[name : name + name_size] == b"GNU\0" and kind == _NT_GNU_BUILD_ID:
+            return content.hex() if len(content) == size else ""
+    return ""
 
 
 def _unpacked(content: bytes) -> Iterator[bytes]:

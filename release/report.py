@@ -159,10 +159,10 @@ class Report:
                 file.write(redact(_markdown(outcomes)))
 
 
-def write_json(outcomes: Sequence[Outcome], to: Path | None) -> None:
-    """Writes the outcomes for programs, where a file was named."""
+def write_json(outcomes: Sequence[Outcome], to: Path | None, **more: object) -> None:
+    """Writes the outcomes for programs, and what else there is, where a file was named."""
     if to:
-        content = {"outcomes": [asdict(one) for one in outcomes]}
+        content = {"outcomes": [asdict(one) for one in outcomes], **more}
         to.write_text(redact(json.dumps(content, indent=2)) + "\n")
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Literal, Protocol
 
 from release import guest, initramfs
 from release.boot import Accelerator, Emulator, telling_lines
@@ -29,7 +29,7 @@ _POOL_STEPS = (
 )
 _POOL_STEP = re.compile(r"^step (\w+) (\d+) (\d+)$", re.MULTILINE)
 
-_STATE = """
+STATE = """
 echo "taint $(cat /proc/sys/kernel/tainted)"
 sed -n 's/^MemAvailable: *\\([0-9]*\\) kB$/available \\1/p' /proc/meminfo
 grep -w zfs /proc/filesystems | sed 's/.*/filesystem zfs/'
@@ -42,10 +42,10 @@ _POOL = """
 mkdir /image/pool
 ln -s /image/pool /pool
 cp /guest-pool.sh /image/guest-pool.sh
-container /bin/busybox sh /guest-pool.sh
+container /bin/busybox sh /guest-pool.sh /pool
 """
 
-_STEPS = {
+STEPS = {
     "check": "container /install-zfs check",
     "load": "container /install-zfs",
     "load-again": "container /install-zfs",
@@ -72,13 +72,14 @@ class SmokeResult:
 
     Attributes:
         modules: what a load inserts, in load order.
-        seconds: from the start of QEMU to its end.
+        accelerator: how the kernel was run; ``host`` where it was this machine's own.
+        seconds: from the start of QEMU to its end, or of the commands on the machine.
         pool_seconds: what each step of a pool's life took, in their order.
         peak_memory_mib: how much less memory was available during them than before the load.
     """
 
     modules: tuple[str, ...]
-    accelerator: Accelerator
+    accelerator: Accelerator | Literal["host"]
     seconds: float
     pool_seconds: Mapping[str, float]
     peak_memory_mib: float
@@ -114,7 +115,7 @@ def smoke(
         PreflightError: no QEMU for this architecture.
         SmokeError: the guest died, or something was not as it has to be.
     """
-    modules = _load_order(layers, expected)
+    modules = modules_of(layers, expected)
     transcript = guest.run(
         _commands(),
         kernel=kernel,
@@ -131,25 +132,17 @@ def smoke(
             detail=telling_lines(f"{outcome.output}\n{outcome.kernel_log}"),
             hint=f"the guest's serial console is in {log}",
         )
-    steps = _pool_steps(transcript["pool"])
-    before = _state(transcript["state-after-boot"]).available_kib
-    return SmokeResult(
-        modules,
-        transcript.boot.accelerator,
-        transcript.boot.seconds,
-        {step.name: step.seconds for step in steps},
-        max(before - step.available_kib for step in steps) / 1024,
-    )
+    return result(transcript, modules, transcript.boot.accelerator)
 
 
 def _commands() -> list[Command]:
-    commands = [Command("banner", "cat /proc/version"), Command("state-after-boot", _STATE)]
-    for name, script in _STEPS.items():
-        commands += [Command(name, script), Command(f"state-after-{name}", _STATE)]
+    commands = [Command("banner", "cat /proc/version"), Command("state-after-boot", STATE)]
+    for name, script in STEPS.items():
+        commands += [Command(name, script), Command(f"state-after-{name}", STATE)]
     return commands
 
 
-def _load_order(layers: Sequence[Path], expected: Expected) -> tuple[str, ...]:
+def modules_of(layers: Sequence[Path], expected: Expected) -> tuple[str, ...]:
     """The modules that the image has for the kernel, as /proc/modules names them."""
     files = {
         PurePosixPath(entry.path): entry.data.decode(errors="replace")
@@ -205,6 +198,21 @@ def _pool_steps(outcome: Outcome) -> list[_PoolStep]:
     return [_PoolStep(name, int(centis) / 100, int(kib)) for name, centis, kib in found]
 
 
+def result(
+    transcript: Transcript, modules: tuple[str, ...], accelerator: Accelerator | Literal["host"]
+) -> SmokeResult:
+    """What a test without problems took."""
+    steps = _pool_steps(transcript["pool"])
+    before = _state(transcript["state-after-boot"]).available_kib
+    return SmokeResult(
+        modules,
+        accelerator,
+        transcript.boot.seconds,
+        {step.name: step.seconds for step in steps},
+        max(before - step.available_kib for step in steps) / 1024,
+    )
+
+
 def problems(
     transcript: Transcript, expected: Expected, load_order: Sequence[str]
 ) -> Iterator[tuple[Outcome, str]]:
@@ -212,7 +220,7 @@ def problems(
     if transcript["banner"].output != expected.kernel_banner:
         yield transcript["banner"], f"another kernel was expected: {expected.kernel_banner}"
 
-    for name in _STEPS:
+    for name in STEPS:
         outcome = transcript[name]
         if outcome.exit_code != 0:
             yield outcome, f"{name} ended with {outcome.exit_code}"
@@ -220,7 +228,7 @@ def problems(
             yield outcome, f"the kernel complained during {name}: {trouble[0]}"
 
     boot = _state(transcript["state-after-boot"])
-    for name in _STEPS:
+    for name in STEPS:
         outcome = transcript[f"state-after-{name}"]
         state = _state(outcome)
         if surprising := state.taints - boot.taints - _EXPECTED_TAINTS:

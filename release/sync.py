@@ -32,6 +32,7 @@ from release.errors import (
     NotYetError,
     PreflightError,
     ReleaseError,
+    SmokeError,
     UnbuildableError,
     UpstreamError,
     from_os_error,
@@ -50,7 +51,7 @@ from release.plan import (
     plan,
 )
 from release.poll import Polled, poll
-from release.reference import Digest, Platform, Reference, architecture
+from release.reference import Digest, Platform, Reference, architecture, parse_platform
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
 from release.resolve import (
@@ -63,7 +64,7 @@ from release.resolve import (
 )
 from release.smoke import SmokeResult, smoke
 from release.solver import Choice, Unread
-from release.versions import Entry, Versions
+from release.versions import SMOKE_HOST, Entry, Versions
 
 _BOOT_BYTES = 24 << 20
 """How many bytes of layers ``latest`` is booted with; a guest has them unpacked in memory."""
@@ -81,7 +82,12 @@ class Step(IntEnum):
 
 def native_platform() -> Platform:
     """The platform that this machine builds and boots natively."""
-    return Platform(f"linux/{_MACHINES.get(os.uname().machine, os.uname().machine)}")
+    return platform_of(os.uname().machine)
+
+
+def platform_of(machine: str) -> Platform:
+    """The platform of a machine whose ``uname -m`` this is."""
+    return parse_platform(f"linux/{_MACHINES.get(machine, machine)}")
 
 
 @dataclass(frozen=True)
@@ -408,6 +414,8 @@ class Work:
         entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
         built = []
         for platform in platforms:
+            if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
+                self._check_machine(entry, kernel, platform)
             if platform in there:
                 built.append(self._fetch(entry, kernel, platform, there[platform]))
                 continue
@@ -435,6 +443,15 @@ class Work:
             for one in built
         ]
         return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
+
+    def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
+        """Makes sure that this machine can test what is to be built."""
+        from release.engine import Engine
+        from release.smoke_host import check_machine
+
+        world = self.world
+        files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
+        check_machine(Engine(world.environment), files.banner or "", str(entry.image))
 
     def _adopt(
         self, entry: Entry, image: Reference, there: dict[Platform, Document]
@@ -467,9 +484,7 @@ class Work:
         layout = publish.fetch(
             world.registry, world.versions.image, there, world.cache / "published" / name
         )
-        files = world.builder.kernel_files(kernel.image, kernel.platforms[platform], platform)
-        if not files.kernel:
-            raise LackingError("the kernel image has no /kernel", on=str(kernel.image))
+        files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
         return Built(platform, layout, layout.labels(), files.kernel)
 
     def _build(
@@ -490,6 +505,7 @@ class Work:
                 openzfs=world.openzfs.tarball(entry.zfs),
                 source=world.source,
                 revision=world.revision,
+                smoke=entry.smoke,
                 headers=self._headers(entry, platform),
             )
         )
@@ -513,19 +529,38 @@ class Work:
         cache = self.world.cache
         if figures := _passed(cache, built.digest):
             return figures
-        self.report.step(entry.slug, f"boot and load on {built.platform}")
         log = cache / "logs" / f"{entry.slug}-{architecture(built.platform)}.smoke.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        result = smoke(
-            kernel=built.kernel,
-            layers=built.layout.layers,
-            expected=built,
-            architecture=architecture(built.platform),
-            log=log,
-            emulator=self.world.emulator,
-        )
+        if entry.smoke == SMOKE_HOST:
+            result = self._smoke_host(entry, built, log)
+        else:
+            assert built.kernel
+            self.report.step(entry.slug, f"boot and load on {built.platform}")
+            result = smoke(
+                kernel=built.kernel,
+                layers=built.layout.layers,
+                expected=built,
+                architecture=architecture(built.platform),
+                log=log,
+                emulator=self.world.emulator,
+            )
         _write_passed(cache, built.digest, built.kernel_banner, result)
         return str(result)
+
+    def _smoke_host(self, entry: Entry, built: Built, log: Path) -> SmokeResult:
+        """Loads exactly these bytes on this machine, which runs their kernel."""
+        from release.engine import Engine
+        from release.smoke_host import smoke_host
+
+        self.report.step(entry.slug, f"load on this machine, {built.platform}")
+        engine = Engine(self.world.environment)
+        engine.load(save_tar(self.world.cache, entry, built))
+        image, manifest = f"install-zfs:{entry.slug}", built.layout.manifest
+        if not engine.holds(image, manifest.digest, manifest.content["config"]["digest"]):
+            raise SmokeError("is not the image that was just loaded", on=image, hint="run again")
+        return smoke_host(
+            engine=engine, image=image, layers=built.layout.layers, expected=built, log=log
+        )
 
     def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
         """Leaves the sideload tar, and the image in the engine at hand."""

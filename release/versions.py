@@ -35,6 +35,7 @@ MAX_LAYERS = 125
 
 _MOST_KERNELS = MAX_LAYERS - 2
 """The loader and the catalogue are the other two layers of ``latest``."""
+SMOKE_HOST = "host"
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _BEGIN = "image: docker.io/NAME/install-zfs"
@@ -88,6 +89,9 @@ class Entry:
     """A kernel image of the same release, whose headers are taken with this one's seed."""
     deleted: bool = False
     """Whether upstream no longer has it, as a maintainer found: nobody is told that it is gone."""
+    smoke: str = ""
+    """``host`` where its modules are tested by loading them on the machine that runs the kernel,
+    and not by booting it: for a captured kernel that cannot be booted."""
     skip: str = ""
     """Why nothing is ever built for it: what its image lacks, or what a maintainer wrote."""
 
@@ -126,6 +130,7 @@ _KEYS = (
     "desktop",
     "aliases",
     "deleted",
+    "smoke",
     "skip",
 )
 """The keys of an entry behind its image, in the order in which they are written."""
@@ -165,6 +170,8 @@ class Versions:
     latest: int = 100
     """Of how many kernels ``latest`` holds the modules; 0 for no ``latest``."""
     kernels: tuple[Entry, ...] = ()
+    probe: str | None = None
+    """The image of the container with which ``detect`` and ``capture`` look at a machine."""
 
 
 # Reading
@@ -191,6 +198,7 @@ def parse(path: Path, text: str) -> Versions:
         "linuxkit",
         "request_budget",
         "latest",
+        "probe",
         "kernels",
         required=["image"],
     )
@@ -221,6 +229,7 @@ def parse(path: Path, text: str) -> Versions:
         else Versions.request_budget,
         latest=_latest(top["latest"]) if "latest" in top else Versions.latest,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
+        probe=str(top["probe"].parse(Reference.parse)) if "probe" in top else None,
     )
 
 
@@ -360,6 +369,9 @@ def _entry(node: Node) -> Entry:
         if "headers_from" in keys
         else None,
         deleted=_flag(keys["deleted"]) if "deleted" in keys else False,
+        smoke=keys["smoke"].match(re.compile(SMOKE_HOST), "a way to test", "smoke: host")
+        if "smoke" in keys
+        else "",
         skip=keys["skip"].text() if "skip" in keys else "",
     )
 

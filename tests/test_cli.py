@@ -697,6 +697,8 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "only": (["sync", "--only", "nobody/kernel:1"], "nobody/kernel:1: names no kernel"),
     "plan only": (["plan", "--only", "desktop-9.9.9"], "desktop-9.9.9: names no kernel"),
     "unknown REF": (["build", "nobody/kernel:1"], f"such as {SLUG}"),
+    "capture without a tag": (["capture", "me/kernel"], "a kernel image needs a tag"),
+    "a probe that is none": (["detect", "--probe-image", "A b"], "is not an image reference"),
     "a bad file": (["poll", "--versions", "bad.yaml"], "bad.yaml, line 2: unknown key 'kernel'"),
 }
 
@@ -731,6 +733,7 @@ def test_what_chooses_a_kernel(desk: Desk) -> None:
 
 def test_help_and_version(desk: Desk) -> None:
     about, version = side_by_side([(desk, ["-h"]), (desk, ["--version"])])
-    commands = ("sync", "poll", "plan", "build", "smoke", "publish", "status")
+    commands = ("sync", "poll", "plan", "build", "smoke", "publish", "status", "detect")
+    assert "\n  capture " in about.stdout
     assert all(f"\n  {command} " in about.stdout for command in commands)
     assert version.stdout.startswith("python -m release, version ")

@@ -19,6 +19,7 @@ from release.errors import ResolveError
 from release.kernel import (
     KernelFiles,
     banner_release,
+    build_id_in,
     expected_vermagic,
     read_banner,
     read_build_id,
@@ -306,3 +307,10 @@ def test_a_corrupt_module(tmp_path: Path) -> None:
     modules = tar_of(tmp_path / "kernel.tar", {"a/dummy.ko.gz": b"not gzip"})
     with pytest.raises(ResolveError, match="is corrupt"):
         expected_vermagic(modules)
+
+
+def test_the_build_id_among_notes() -> None:
+    other = struct.pack("<III", 6, 3, 0x101) + b"Linux\0\0\0" + b"abc\0"
+    own = struct.pack("<III", 4, 4, 3) + b"GNU\0" + bytes.fromhex("deadbeef")
+    assert build_id_in(other + own) == "deadbeef"
+    assert build_id_in(other) == build_id_in(b"") == build_id_in(own[:-2]) == ""

@@ -97,6 +97,14 @@ def test_how_many_kernels_latest_has(path: Path) -> None:
     assert load(path).latest == 0
 
 
+def test_the_image_of_probes(path: Path) -> None:
+    path.write_text(f"{TOP}probe: busybox:1\n")
+    assert load(path).probe == "docker.io/library/busybox:1"
+    path.write_text(f"{TOP}probe: Busy box\n")
+    with pytest.raises(ConfigurationError, match="not an image reference"):
+        load(path)
+
+
 TOP = "image: me/zfs\n"
 ONE = f"{TOP}kernels:\n- image: a/b:1\n"
 
@@ -297,6 +305,7 @@ entries = st.builds(
         unique=True,
     ).map(tuple),
     deleted=st.booleans(),
+    smoke=st.sampled_from(["", "host"]),
     skip=st.text(),
 )
 lists_of_entries = st.lists(
@@ -446,6 +455,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             policy=known.policy or facts.policy,
             aliases=known.aliases or facts.aliases,
             deleted=known.deleted or facts.deleted,
+            smoke=known.smoke or facts.smoke,
             skip=known.skip or facts.skip,
         )
         (revised,) = revise(load(path), filled, facts).kernels
@@ -458,6 +468,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             policy=facts.policy or filled.policy,
             aliases=facts.aliases,
             deleted=facts.deleted or filled.deleted,
+            smoke=facts.smoke or filled.smoke,
             skip=facts.skip or filled.skip,
         )
 
@@ -552,6 +563,7 @@ def test_platforms_and_aliases_grow_in_place(path: Path) -> None:
             "a kernel image needs its tag here",
         ),
         ("- image: a/k:1\n  deleted: maybe\n", "'maybe' is not true or false"),
+        ("- image: a/k:1\n  smoke: none\n", "'none' is not a way to test"),
         (
             "- image: a/k:1\n  aliases: [a/k:2]\n- image: a/k:2\n",
             "docker.io/a/k:2 would be published under the name of docker.io/a/k:1",
