@@ -1,4 +1,6 @@
-#!/bin/busybox sh
+#!/bin/sh
+# shellcheck shell=dash # busybox's shell has local, too
+#
 # The entrypoint of the image that builds ZFS on the spot: for a running kernel that no module image
 # is published for, from that kernel's own headers, by the steps that published images are made by.
 #
@@ -7,6 +9,7 @@
 # each file. The loader loads it, at the first start and at every later one.
 
 set -u
+export PATH
 
 readonly DONE=0 REFUSED=1 USAGE=2 NOT_THIS_KERNEL=3 NOT_ALLOWED=4
 
@@ -174,7 +177,7 @@ check_compiler() {
     fail $NOT_THIS_KERNEL \
         "this image has another compiler than the kernel was compiled by; nothing was built." \
         "$own" \
-        "${wanted:-a compiler that the kernel names} ($( [ -n "$kernel" ] && say "$kernel" || say "$running_banner"))" \
+        "${wanted:-a compiler that the kernel names} (${kernel:-$running_banner})" \
         "make this image from a builder image that has ${wanted:-it}:
 docker build --target on-the-spot --build-arg BUILDER_IMAGE=<builder> --build-arg ZFS_VERSION=$zfs_version -t $(image) ."
 }
@@ -263,7 +266,8 @@ find_stored() {
 
 # One at a time; the lock goes with the process that has it.
 lock() {
-    mkdir -p "$cache/kernels" 2>/dev/null && : 2>/dev/null >>"$cache/lock" || fail $NOT_ALLOWED \
+    mkdir -p "$cache/kernels" 2>/dev/null
+    [ -w "$cache/kernels" ] || fail $NOT_ALLOWED \
         "what is built cannot be kept." \
         "$cache cannot be written to" \
         "a volume that can" \
@@ -303,10 +307,10 @@ percent() { # FROM TO DONE TOTAL
     fi
 }
 
-# step NAME FROM TO COUNT COMMAND...: runs the command; COUNT prints how many files are done, and of
-# how many. What is shown never goes back.
+# step NAME FROM TO COUNT COMMAND...: runs the command; COUNT sets files_done and files, of which they
+# are. What is shown never goes back.
 step() {
-    local name=$1 from=$2 to=$3 count=$4 pid shown said='' reached
+    local name=$1 from=$2 to=$3 count=$4 pid shown said='' reached files_done=0 files=1
     shift 4
     number=$((number + 1))
     "$@" >>"$work/log" 2>&1 9>&- &
@@ -314,10 +318,10 @@ step() {
     reached=$from
     shown=-$progress_seconds
     while kill -0 $pid 2>/dev/null; do
-        # shellcheck disable=SC2046 # two numbers
-        said=$(percent "$from" "$to" $($count))
+        $count
+        said=$(percent "$from" "$to" "$files_done" "$files")
         [ "$said" -le "$reached" ] || reached=$said
-        said=$(progress_line $number "$name" "$reached" $(($(now) - began)))
+        said=$(progress_line "$number" "$name" "$reached" $(($(now) - began)))
         if [ -t 2 ]; then
             printf '\r\033[K%s' "$said" >&2
         elif [ $(($(now) - shown)) -ge "$progress_seconds" ]; then
@@ -344,28 +348,31 @@ the whole log is build.log in the volume install-zfs"
 $(docker_run info)$kept"
 }
 
-count_nothing() { say 0 1; }
+count_nothing() { files_done=0 files=1; }
 
-# configure compiles one directory for each of its questions.
+# configure compiles one file for each of its questions.
 count_questions() {
-    say "$(find /zfs/build -name '*.o' 2>/dev/null | wc -l)" \
-        "$(find /zfs/build -mindepth 1 -maxdepth 1 -type d 2>/dev/null | wc -l)"
+    [ "$questions" -gt 0 ] || questions=$(grep -o 'mkdir -p build/[A-Za-z0-9_]*' /zfs/configure 2>/dev/null |
+        sort -u | grep -vc '_license$')
+    files=$questions
+    files_done=$(find /zfs/build -name '*.o' 2>/dev/null | wc -l)
 }
 
 count_objects() {
-    say "$(find /zfs/module -name '*.o' 2>/dev/null | wc -l)" "$objects"
+    files=$objects
+    files_done=$(find /zfs/module -name '*.o' 2>/dev/null | wc -l)
 }
 
 # How many files the modules are made of: those that kbuild's files name and that there are sources of.
 expect_objects() {
     (
         cd /zfs/module || exit
-        find . -name 'Kbuild*' -o -name Makefile | xargs cat | grep -o '[A-Za-z0-9_./-]*\.o\>' | sort -u |
+        find . \( -name 'Kbuild*' -o -name Makefile \) -exec cat {} + | grep -o '[A-Za-z0-9_./-]*\.o\>' | sort -u |
             while read -r object; do
                 name=${object##*/}
                 say "${name%.o}"
             done | sort -u >"$work/names"
-        find . -name '*.c' -o -name '*.S' | sed 's/.*\///; s/\.[cS]$//' | sort -u | grep -cxFf "$work/names"
+        find . -name '*.[cS]' | sed 's/.*\///; s/\.[cS]$//' | sort -u | grep -cxFf "$work/names"
     )
 }
 
@@ -387,7 +394,7 @@ unpack() {
 
 keep() {
     local new
-    sh "$scripts/describe.sh" "$work/out" "$cache/.new" "${IMAGE:-install-zfs}" "$headers" || return
+    sh "$scripts/describe.sh" "$work/out" "$cache/.new" "${IMAGE:-install-zfs}" "$headers" '' || return
     for new in "$cache"/.new/*; do
         grep -qxF "kernel_banner=$running_banner" "$new/kernel.env" || return
         fingerprint >"$new/headers"
@@ -414,7 +421,7 @@ check_mounting() {
 
 # Leaves in stored the directory of the modules for the running kernel.
 build() {
-    local objects=0 number=0 steps=5 began
+    local questions=0 objects number=0 steps=5 began
     lock
     # Somebody else may have built it meanwhile.
     ! find_stored || return 0
@@ -491,7 +498,8 @@ main() {
     command=${1:-load}
     [ $# -eq 0 ] || shift
     case $command in
-        load | build | check | unload) [ $# -eq 0 ] || usage_error "$command takes no argument: $1" ;;
+        load) ;; # the loader knows what it takes
+        build | check | unload) [ $# -eq 0 ] || usage_error "$command takes no argument: $1" ;;
         info) [ $# -le 1 ] || usage_error "too many arguments: $2" ;;
         help | --help | -h) usage && exit $DONE ;;
         *) usage_error "unknown command: $command" ;;
@@ -512,7 +520,7 @@ do_load() {
     choose_zfs
     preflight
     if is_in_kernel; then
-        run_loader "$announced" load
+        run_loader "$announced" load "$@"
         return
     fi
     find_headers
@@ -520,7 +528,7 @@ do_load() {
         prepare
         build
     fi
-    run_loader "$stored" load
+    run_loader "$stored" load "$@"
 }
 
 do_build() {

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, versions
+from release import __version__, onthespot, versions
 from release.desktop import judge, show
 from release.errors import ConfigurationError, ExitCode, ReleaseError, from_os_error
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
@@ -219,6 +219,23 @@ def _status_of_desktops(path: Path) -> int:
     known = replace(world.desktop_map, rows=(*world.desktop_map.rows, *notes.new))
     show(known, judge(known, world.versions.kernels), notes.not_understood)
     return _exit_code((), notes.failures)
+
+
+@cli.command("on-the-spot")
+@_versions_option
+@click.option("--builder", metavar="IMAGE", help="The image with the compiler.")
+@click.option("--zfs", multiple=True, metavar="VERSION", help="A ZFS to take along (repeatable).")
+def on_the_spot(path: Path, builder: str | None, zfs: tuple[str, ...]) -> None:
+    """Build the image that builds ZFS where it runs; leaves install-zfs:build.
+
+    Without --builder it has the newest compiler of the table of builders, without --zfs the newest
+    stable ZFS.
+    """
+    with _report() as report:
+        world = _world(path)
+        world.preflight(Step.BUILD)
+        made = onthespot.build(world, report, builder=builder, zfs=zfs)
+    click.echo(made)
 
 
 def _show_left_out(polled: Polled) -> None:
