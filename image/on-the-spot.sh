@@ -53,6 +53,16 @@ docker_run() {
 
 image() { say "${IMAGE:-install-zfs}:build"; }
 
+docker_build() {
+    say "docker build --target on-the-spot --build-arg BUILDER_IMAGE=<builder> \\" \
+        "  --build-arg ZFS_VERSION=$zfs_version -t $(image) ."
+}
+
+ready_made() {
+    say "take an image that is built already:" \
+        "docker run --rm --privileged ${IMAGE:-install-zfs}:desktop-<your Docker Desktop version>"
+}
+
 usage() {
     say \
         "usage: $(docker_run '[load|build|check|unload|info]')" \
@@ -100,7 +110,7 @@ check_headers() {
 }$HEADERS_MOUNT"
         [ -z "$missing" ] || fail $USAGE \
             "the headers of the running kernel cannot be seen from here." \
-            "no options
+            "a container without
 $missing" \
             "/lib/modules/$running_release/build or /usr/src/linux-headers-$running_release" \
             "$(docker_run)"
@@ -108,8 +118,8 @@ $missing" \
             "this machine does not have the headers of its kernel." \
             "neither /lib/modules/$running_release/build nor /usr/src/linux-headers-$running_release" \
             "one of them; Docker Desktop has it since 4.31" \
-            "update Docker Desktop, or take an image that is built already:
-docker run --rm --privileged ${IMAGE:-install-zfs}:desktop-<your Docker Desktop version>"
+            "update Docker Desktop, or
+$(ready_made)"
     fi
     release=$(sed -n 's/^#define UTS_RELEASE "\(.*\)"$/\1/p' "$headers/include/generated/utsrelease.h")
     [ "$release" = "$running_release" ] || fail $NOT_THIS_KERNEL \
@@ -128,7 +138,7 @@ $(docker_run)"
     # depmod finds out with these what has to be loaded before zfs.
     [ -d "$root/lib/modules/$running_release" ] || is_mounted /lib/modules || fail $USAGE \
         "the modules of the running kernel cannot be seen from here." \
-        "no option $MODULES_MOUNT" \
+        "a container without $MODULES_MOUNT" \
         "/lib/modules/$running_release" \
         "$(docker_run)"
 }
@@ -163,7 +173,7 @@ kernel_compiler() {
 
 # Ends unless the image has a compiler of the kernel's major version; sets compiler to it.
 check_compiler() {
-    local kernel own wanted major
+    local kernel own wanted major next
     kernel=$(kernel_compiler)
     wanted=$(family_and_major "${kernel:-$running_banner}")
     own=$(gcc --version | head -n 1)
@@ -174,12 +184,14 @@ check_compiler() {
         compiler=gcc-$major
         return 0
     fi
+    next="make this image from a builder image that has ${wanted:-it}, in a checkout of its project:
+$(docker_build)"
+    [ "${wanted% *}" != clang ] || next=$(ready_made)
     fail $NOT_THIS_KERNEL \
         "this image has another compiler than the kernel was compiled by; nothing was built." \
         "$own" \
         "${wanted:-a compiler that the kernel names} (${kernel:-$running_banner})" \
-        "make this image from a builder image that has ${wanted:-it}:
-docker build --target on-the-spot --build-arg BUILDER_IMAGE=<builder> --build-arg ZFS_VERSION=$zfs_version -t $(image) ."
+        "$next"
 }
 
 # Ends unless the headers' own programs, which take part in the compilation, run in this image.
@@ -195,8 +207,9 @@ check_tools() {
             "a program among the headers does not run in this image; nothing was built." \
             "$headers/$tool: ${said##*: }" \
             "an image with the C library that it is linked to" \
-            "make this image from the builder image that the kernel was compiled in:
-docker build --target on-the-spot --build-arg BUILDER_IMAGE=<builder> --build-arg ZFS_VERSION=$zfs_version -t $(image) ."
+            "make this image from the builder image that the kernel was compiled in, in a checkout of its
+project:
+$(docker_build)"
     done
     if grep -q '^CONFIG_RANDSTRUCT=y\|^CONFIG_GCC_PLUGIN_RANDSTRUCT=y' \
         "$headers/include/config/auto.conf" 2>/dev/null &&
@@ -205,8 +218,7 @@ docker build --target on-the-spot --build-arg BUILDER_IMAGE=<builder> --build-ar
             "the kernel's structs are laid out at random, and what does it is missing; nothing was built." \
             "no scripts/gcc-plugins/randomize_layout_plugin.so in $headers" \
             "the plugin that the kernel was compiled with" \
-            "take an image that is built already:
-docker run --rm --privileged ${IMAGE:-install-zfs}:desktop-<your Docker Desktop version>"
+            "$(ready_made)"
     fi
     for plugin in "$headers"/scripts/gcc-plugins/*.so; do
         [ -e "$plugin" ] || continue
@@ -214,8 +226,9 @@ docker run --rm --privileged ${IMAGE:-install-zfs}:desktop-<your Docker Desktop 
             "this image's compiler does not take the kernel's plugin; nothing was built." \
             "$said" \
             "${plugin##*/}, made for $(kernel_compiler)" \
-            "make this image from the builder image that the kernel was compiled in:
-docker build --target on-the-spot --build-arg BUILDER_IMAGE=<builder> --build-arg ZFS_VERSION=$zfs_version -t $(image) ."
+            "make this image from the builder image that the kernel was compiled in, in a checkout of its
+project:
+$(docker_build)"
     done
 }
 

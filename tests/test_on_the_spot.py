@@ -109,7 +109,10 @@ class Machine:
                 "-c",
                 f". {PROJECT}/image/on-the-spot.sh\n{settings}scripts={PROJECT}/image\n{script}",
             ],
-            env={"PATH": f"{self.directory}/bin:{os.environ['PATH']}", "IMAGE": "myname/install-zfs"},
+            env={
+                "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
+                "IMAGE": "myname/install-zfs",
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -348,8 +351,9 @@ def test_two_do_not_build_at_once(machine: Machine) -> None:
     machine.write("cache/lock", "")
     with (machine.directory / "cache/lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
+        script = f". {PROJECT}/image/on-the-spot.sh; cache={machine.directory}/cache; lock"
         shell = subprocess.Popen(
-            ["sh", "-c", f". {PROJECT}/image/on-the-spot.sh; cache={machine.directory}/cache; lock"],
+            ["sh", "-c", script],
             stderr=subprocess.PIPE,
             text=True,
         )
