@@ -10,6 +10,7 @@ import fcntl
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,6 +138,9 @@ class Machine:
         return directory
 
 
+Change = Callable[[Machine], None]
+
+
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
@@ -252,12 +256,11 @@ def _new_kernel(machine: Machine) -> None:
     ],
 )
 def test_what_is_refused_before_anything_is_compiled(
-    machine: Machine, change: object, exit_code: int
+    machine: Machine, change: Change, exit_code: int
 ) -> None:
-    assert callable(change)
     change(machine)
     said = machine.run(PREPARE)
-    _compare(change.__name__.strip("_").replace("_", "-"), said, machine)
+    _compare(getattr(change, "__name__", "").strip("_").replace("_", "-"), said, machine)
     assert said.exit_code == exit_code
 
 
@@ -339,9 +342,8 @@ def _half_finished(machine: Machine) -> None:
     "change", [_other_banner, _older_zfs, _changed_headers, _damaged_module, _half_finished]
 )
 def test_what_is_not_whole_or_not_for_this_kernel_is_built_again(
-    machine: Machine, change: object
+    machine: Machine, change: Change
 ) -> None:
-    assert callable(change)
     change(machine)
     find = 'read_running; choose_zfs; find_headers; find_stored; say "$? $stored"'
     assert machine.run(find) == Said(0, "1 \n")
