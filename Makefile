@@ -5,16 +5,19 @@ BIN := .venv/bin
 SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab tests/lab/clean $(wildcard release/*.sh image/*.sh) \
 	$(filter-out %.Dockerfile %.config %.yml %/hello,$(wildcard tests/lab/images/*))
 
-.PHONY: help demo test lint clean run-lint run-tests
+.PHONY: help demo test test-guest lint clean run-lint run-tests
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
 
 demo: ## shows the whole pipeline on real kernels, without any account
 	@$(LAB) $(BIN)/python -m tests.lab.demo
 
 test: ## lint and all tests
 	@$(RUN) run-lint run-tests
+
+test-guest: ## compiles ZFS in a guest; an hour or more where the guest is emulated
+	@$(LAB) $(BIN)/pytest tests/guest_on_the_spot.py
 
 lint: ## ruff, mypy, shellcheck
 	@$(RUN) run-lint

@@ -15,6 +15,7 @@ import pytest
 from release import guest
 from release.boot import Emulator
 from release.guest import Command, Transcript
+from tests.lab.setup import Setup
 from tests.lab.spot import MOUNTS, Spot, in_container
 from tests.lab.world import LabKernel, World
 
@@ -174,3 +175,26 @@ def test_info_says_what_there_is(transcript: Transcript, spot: Spot) -> None:
     assert f"ZFS {spot.zfs} for Linux" in transcript["first-info"].output
     assert f"for {spot.release} (x86_64), the running kernel" in transcript["info"].output
     assert f'"kernel_banner":"{spot.banner}"' in transcript["info-json"].output
+
+
+def test_the_pipeline_makes_the_image(setup: Setup, spot: Spot, desktop_kernel: LabKernel) -> None:
+    setup.write_versions()
+    run = setup.run("on-the-spot", "--builder", desktop_kernel.builder)
+    assert run.exit_code == 0, run
+    assert f"built with ZFS {spot.zfs}: install-zfs:build" in run.stdout
+    assert (setup.directory / "cache/zfs-build.tar").is_file()
+    said = subprocess.run(
+        ["docker", "run", "--rm", "install-zfs:build", "help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"{setup.image}:build [load|" in said.stdout
+
+
+def test_a_builder_that_is_not_there(setup: Setup) -> None:
+    setup.write_versions()
+    missing = f"{setup.registry_host}/linuxkit/alpine:missing"
+    run = setup.run("on-the-spot", "--builder", missing)
+    assert run.exit_code == 1, run
+    assert "is not there" in run.stderr
