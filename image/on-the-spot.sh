@@ -392,7 +392,7 @@ expect_objects() {
 # The scripts expect the headers at /usr/src/linux, where the machine's own /usr/src may be mounted.
 with_headers() { # DIRECTORY-THAT-HAS-linux COMMAND...
     # shellcheck disable=SC2016 # expanded by the inner shell
-    unshare -m sh -c 'mount --bind "$1" /usr/src && shift && exec "$@"' sh "$@"
+    unshare -m sh -c 'mount -o bind "$1" /usr/src && shift && exec "$@"' sh "$@"
 }
 
 unpack() {
