@@ -378,6 +378,21 @@ def test_progress(machine: Machine) -> None:
     _compare("progress", machine.run(lines), machine)
 
 
+def test_a_compiler_that_refuses(machine: Machine) -> None:
+    log = machine.write(
+        "work/log",
+        "  CC [M]  /zfs/module/os/linux/zfs/zpl_file.o\n"
+        "/zfs/module/os/linux/zfs/zpl_file.c:31:10: error: 'struct inode' has no member 'i_pages'\n"
+        "make[3]: *** [/zfs/module/zpl_file.o] Error 1\nmake[2]: *** [/zfs/module] Error 2\n"
+        "modules: the compiler refused (see above)\n",
+    )
+    (machine.directory / "cache").mkdir()
+    said = machine.run("zfs_version=2.3.4 number=4; give_up compile")
+    _compare("refused", said, machine)
+    assert said.exit_code == 1
+    assert (machine.directory / "cache/build.log").read_text() == log.read_text()
+
+
 @pytest.mark.parametrize(
     ("name", "arguments", "exit_code"),
     [
