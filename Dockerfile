@@ -92,8 +92,7 @@ ARG IMAGE
 ENV IMAGE=${IMAGE:-install-zfs}
 COPY --from=openzfs-sources /openzfs/ /openzfs/
 COPY --chmod=755 loader/install-zfs /install-zfs
-COPY --chmod=755 image/alike.sh image/banner.sh image/configure.sh image/describe.sh image/headers.sh \
-    image/modules.sh image/on-the-spot.sh image/tests.mk /build/
+COPY --chmod=755 image/ /build/
 ENTRYPOINT ["/build/on-the-spot.sh"]
 
 FROM scratch
