@@ -579,6 +579,7 @@ do_info() {
     if [ $# -eq 0 ]; then
         say "This image has the sources of"
         list_zfs | awk '{ print "  ZFS " $1 " for Linux " $2 " to " $3 }'
+        ls "$cache"/kernels/*/kernel.env >/dev/null 2>&1 || say "and nothing was built yet"
     fi
     KERNELS=$cache/kernels DOCKER_RUN=$(docker_run) "$loader" info "$@"
 }
