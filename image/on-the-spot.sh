@@ -372,7 +372,7 @@ count_questions() {
 }
 
 count_objects() {
-    files=$objects
+    files=${objects:-0}
     files_done=$(find /zfs/module -name '*.o' 2>/dev/null | wc -l)
 }
 
