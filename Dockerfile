@@ -70,7 +70,7 @@ RUN --mount=type=bind,from=alike,source=/alike,target=/usr/src/linux,rw \
 
 FROM toolchain AS modules
 ARG ZFS_VERSION
-COPY image/modules.sh image/modules.mk image/first.h /build/
+COPY image/modules.sh image/modules.mk image/first.h image/banner.sh /build/
 RUN --mount=type=bind,from=headers,source=/headers,target=/usr/src/linux,rw \
     --mount=type=bind,from=configured,source=/zfs,target=/zfs,rw \
     --mount=type=bind,from=kernel-files,target=/kernel \
@@ -88,6 +88,20 @@ COPY image/describe.sh /build/
 RUN --mount=type=bind,from=modules,source=/out,target=/modules \
     sh /build/describe.sh /modules /described/kernels \
     "${IMAGE:-}" "${KERNEL_NAME:-${KERNEL_IMAGE:-linuxkit/kernel:${LKT_VERSION:-}}}" "${BUILD_ID:-}"
+
+# Builds modules where it runs, for a kernel that nobody publishes, from the headers that are there.
+FROM toolchain AS openzfs-sources
+COPY image/sources.sh /build/
+RUN --mount=type=bind,from=openzfs,target=/tarballs \
+    sh /build/sources.sh /tarballs /openzfs
+
+FROM toolchain AS on-the-spot
+ARG IMAGE
+ENV IMAGE=${IMAGE:-install-zfs}
+COPY --from=openzfs-sources /openzfs/ /openzfs/
+COPY --chmod=755 loader/install-zfs /install-zfs
+COPY --chmod=755 image/ /build/
+ENTRYPOINT ["/build/on-the-spot.sh"]
 
 FROM scratch
 COPY --from=base /base/ /

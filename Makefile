@@ -16,7 +16,7 @@ demo: ## shows the whole pipeline on real kernels, without any account
 test: ## lint and all tests
 	@$(RUN) run-lint run-tests
 
-test-guest: ## detect and capture in a guest with a Docker engine, which takes minutes
+test-guest: ## what takes an hour or more where guests are emulated: a Docker engine and compilers in them
 	@$(RUN) run-test-guest
 
 lint: ## ruff, mypy, shellcheck

@@ -1,10 +1,15 @@
 #!/bin/sh
 # Unpacks the headers of a kernel, or those of another build of it with this one's seed put in.
 # usage: headers.sh KERNEL-DEV.TAR OTHER-KERNEL-DEV.TAR DIRECTORY
+# A tree of headers in a tar's place is copied.
 set -eu
 
 # Leaves the tree of headers of a tar in a directory.
 unpack() {
+    if [ -d "$1" ]; then
+        cp -a "$1/." "$2"
+        return
+    fi
     [ -f "$1" ] || {
         echo "headers: the kernel image has no kernel-dev.tar" >&2
         exit 1
@@ -26,7 +31,7 @@ unpack() {
 }
 
 unpack "$2" "$3"
-if ! cmp -s "$1" "$2"; then
+if [ "$1" != "$2" ] && ! cmp -s "$1" "$2"; then
     # The seed, the plugin that it is compiled into, its hash, and what makes the banner. What kbuild
     # knows of their making goes along, and their times stay: it would make them anew.
     unpack "$1" /own

@@ -68,16 +68,7 @@ while read -r path; do
     echo "$name" >>"$out/modules.load"
 done </order
 
-# The banner is put together as init/version.c does it.
-define() {
-    cat "$headers/include/generated/compile.h" "$headers/include/generated/utsversion.h" \
-        2>/dev/null | sed -n "s/^#define $1[[:space:]]*\"\(.*\)\"\$/\1/p"
-}
-for name in LINUX_COMPILE_BY LINUX_COMPILE_HOST LINUX_COMPILER UTS_VERSION; do
-    [ -n "$(define "$name")" ] || fail "the headers do not say $name, so not which kernel they are for"
-done
-banner="Linux version $release ($(define LINUX_COMPILE_BY)@$(define LINUX_COMPILE_HOST))"
-banner="$banner ($(define LINUX_COMPILER)) $(define UTS_VERSION)"
+banner=$(sh "$(dirname "$0")/banner.sh" "$headers")
 {
     echo "kernel_release=$release"
     echo "kernel_banner=$banner"

@@ -12,7 +12,10 @@ if command -v apk >/dev/null; then
 elif command -v apt-get >/dev/null; then
     missing=
     for package in bc busybox-static gawk gcc kmod libelf-dev libssl-dev make perl xz-utils zstd; do
-        dpkg-query -W "$package" >/dev/null 2>&1 || missing="$missing $package"
+        # dpkg also knows packages by name that others only recommend.
+        # shellcheck disable=SC2016 # dpkg-query expands it
+        dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed ||
+            missing="$missing $package"
     done
     if [ -n "$missing" ]; then
         apt-get update -qq

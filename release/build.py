@@ -339,6 +339,48 @@ class Builder:
         archive.unlink()
         return Layout(layout)
 
+    def on_the_spot(
+        self, builder: BuilderImage, openzfs: Path, image: Reference, source: str, revision: str
+    ) -> Layout:
+        """Builds the image that builds modules where it runs, for this machine's architecture.
+
+        Args:
+            openzfs: a directory of OpenZFS tarballs (``*.tar.gz``), all of which go into it.
+            image: the repository that its messages name.
+
+        Raises:
+            BuildError: the builder image lacks something, or a tarball holds no OpenZFS.
+        """
+        labels = {
+            "org.opencontainers.image.revision": revision,
+            "org.opencontainers.image.source": source,
+            "org.opencontainers.image.title": "Builds ZFS for the running kernel",
+            "install-zfs.builder-digest": builder.digest,
+            "install-zfs.builder-image": str(builder.image),
+        }
+        archive = self.cache / "images" / ".on-the-spot.oci.tar"
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        options = []
+        for name, value in labels.items():
+            options += ["--label", f"{name}={value}"]
+        self._buildx(
+            str(builder.image),
+            self.cache / "logs" / "on-the-spot.build.log",
+            *("--target", "on-the-spot"),
+            *("--build-arg", f"BUILDER_IMAGE={builder.pinned}"),
+            *("--build-arg", f"IMAGE={image}"),
+            *("--build-context", f"openzfs={openzfs}"),
+            *options,
+            *("--provenance", "false", "--sbom", "false"),
+            *("--output", f"type=oci,dest={archive},compression=gzip,force-compression=true"),
+        )
+        layout = self.cache / "images" / "on-the-spot"
+        shutil.rmtree(layout, ignore_errors=True)
+        with tarfile.open(archive) as tar:
+            tar.extractall(layout, filter="data")
+        archive.unlink()
+        return Layout(layout)
+
     def _buildx(self, on: str, log: Path, *options: str) -> None:
         command = ["docker", "buildx", "build", "--progress", "plain", *options, str(PROJECT)]
         try:

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, capture, detect, latest, probe, versions
+from release import __version__, capture, detect, latest, onthespot, probe, versions
 from release.advice import after_build, after_linuxkit
 from release.components import Components
 from release.desktop import judge, show
@@ -385,6 +385,23 @@ def capture_(
 def _probe_image(world: World, wanted: str | None) -> str:
     """The image of the container that looks at a machine."""
     return str(Reference.parse(wanted or world.versions.probe or PROBE_IMAGE))
+
+
+@cli.command("on-the-spot")
+@_versions_option
+@click.option("--builder", metavar="IMAGE", help="The image with the compiler.")
+@click.option("--zfs", multiple=True, metavar="VERSION", help="A ZFS to take along (repeatable).")
+def on_the_spot(path: Path, builder: str | None, zfs: tuple[str, ...]) -> None:
+    """Build the image that builds ZFS where it runs; leaves install-zfs:build.
+
+    Without --builder it has the newest compiler of the table of builders, without --zfs the newest
+    stable ZFS.
+    """
+    with _report() as report:
+        world = _world(path)
+        world.preflight(Step.BUILD)
+        made = onthespot.build(world, report, builder=builder, zfs=zfs)
+    click.echo(made)
 
 
 def _show_left_out(polled: Polled) -> None:
