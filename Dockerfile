@@ -28,7 +28,7 @@ ARG ZFS_VERSION
 ADD https://github.com/openzfs/zfs/releases/download/zfs-${ZFS_VERSION}/zfs-${ZFS_VERSION}.tar.gz /zfs.tar.gz
 
 FROM ${BUILDER_IMAGE} AS toolchain
-COPY image/toolchain.sh /build/
+COPY image/packages.sh image/toolchain.sh /build/
 RUN sh /build/toolchain.sh
 
 # The compiler's name for itself, for those who look at it from outside.
@@ -95,10 +95,19 @@ COPY image/sources.sh /build/
 RUN --mount=type=bind,from=openzfs,target=/tarballs \
     sh /build/sources.sh /tarballs /openzfs
 
+FROM toolchain AS userlands
+COPY image/userland.sh /build/
+RUN --mount=type=bind,from=openzfs-sources,source=/openzfs,target=/openzfs \
+    for tarball in /openzfs/*.tar.gz; do \
+        version=${tarball##*/zfs-} && \
+        sh /build/userland.sh "${version%.tar.gz}" "$tarball" /out || exit; \
+    done
+
 FROM toolchain AS on-the-spot
 ARG IMAGE
 ENV IMAGE=${IMAGE:-install-zfs}
 COPY --from=openzfs-sources /openzfs/ /openzfs/
+COPY --from=userlands /out/ /
 COPY --chmod=755 loader/install-zfs /install-zfs
 COPY --chmod=755 image/ /build/
 ENTRYPOINT ["/build/on-the-spot.sh"]

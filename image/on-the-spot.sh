@@ -71,7 +71,8 @@ usage() {
         "  build         build it only" \
         "  check         say what load would do; builds and touches nothing" \
         "  unload        unload ZFS" \
-        "  info [--json] say what was built and what this machine runs"
+        "  info [--json] say what was built and what this machine runs" \
+        "  zfs, zpool    run these commands of ZFS, once it is loaded"
 }
 
 # --- The running kernel and its headers -----------------------------------------------------------
@@ -511,7 +512,7 @@ main() {
     command=${1:-load}
     [ $# -eq 0 ] || shift
     case $command in
-        load) ;; # the loader knows what it takes
+        load | zfs | zpool) ;; # the loader knows what they take
         build | check | unload) [ $# -eq 0 ] || usage_error "$command takes no argument: $1" ;;
         info) [ $# -le 1 ] || usage_error "too many arguments: $2" ;;
         help | --help | -h) usage && exit $DONE ;;
@@ -573,6 +574,15 @@ do_check() {
 do_unload() {
     announce
     run_loader "$announced" unload
+}
+
+do_zfs() { run_userland zfs "$@"; }
+do_zpool() { run_userland zpool "$@"; }
+
+run_userland() {
+    choose_zfs
+    announce
+    run_loader "$announced" "$@"
 }
 
 do_info() {

@@ -7,37 +7,43 @@ version=$1
 root=$3
 place=/userland/$version
 
-if command -v apk >/dev/null; then
-    for package in libtirpc-dev openssl-dev pkgconf util-linux-dev zlib-dev; do
-        apk add --no-cache "$package" >/dev/null || echo "userland: no package $package here"
-    done
-elif command -v apt-get >/dev/null; then
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends \
-        libblkid-dev libssl-dev libtirpc-dev pkg-config uuid-dev zlib1g-dev
-fi
+sh "$(dirname "$0")/packages.sh" \
+    "libtirpc-dev openssl-dev pkgconf util-linux-dev zlib-dev" \
+    "libblkid-dev libssl-dev libtirpc-dev pkg-config uuid-dev zlib1g-dev"
 
 mkdir -p /userland-of-zfs "$root$place/lib"
 tar -xzf "$2" -C /userland-of-zfs --strip-components=1
 cd /userland-of-zfs
-./configure --with-config=user --disable-shared --enable-static --disable-nls --disable-pyzfs \
-    --disable-pam --disable-systemd --disable-sysvinit --disable-dependency-tracking \
+./configure --no-create --with-config=user --disable-shared --enable-static --disable-nls \
+    --disable-pyzfs --disable-pam --disable-systemd --disable-sysvinit --disable-dependency-tracking \
     --without-python --prefix=/usr --sysconfdir=/etc --runstatedir=/run CFLAGS=-O2 || {
     echo "userland: ZFS $version's configure refused (see above)" >&2
     exit 1
 }
+# Of some hundred files that configure would make, the commands need these.
+files=$(sed -n 's/^ *"\(Makefile\|libtool\|zfs_config\.h\|\(lib\|cmd\)\/[^"]*\)").*/\1/p' config.status)
+# shellcheck disable=SC2086 # a list of words
+./config.status $files
 
 # The commands run with the libraries beside them, whatever the image holds otherwise. A RUNPATH
 # would not count for the libraries of libraries.
 interpreter=$(ldd "$(command -v make)" | sed -n 's/^[[:space:]]*\(\/[^ ]*\).*/\1/p' | head -n 1)
 flags="-Wl,--disable-new-dtags -Wl,-rpath,$place/lib -Wl,--dynamic-linker=$place/lib/${interpreter##*/}"
+
+# Makes the libraries of ZFS that the Makefile.am in a directory names, and theirs before them.
+make_libraries() {
+    for library in $(grep -o 'lib/lib[a-z_]*/lib[a-z_]*\.la' "$1/Makefile.am" | sort -u); do
+        [ ! -f "$library" ] || continue
+        (make_libraries "${library%/*}")
+        make -s -C "${library%/*}" -j"$(nproc)"
+    done
+}
+
 if [ -f cmd/zpool/Makefile ]; then
     # Until 2.1 each directory has a makefile of its own.
-    for library in avl efi icp share spl tpool zstd nvpair unicode uutil zutil zfs_core zfs; do
-        [ ! -d "lib/lib$library" ] || make -s -C "lib/lib$library" -j"$(nproc)"
-    done
     for command in zfs zpool; do
-        make -s -C "cmd/$command" LDFLAGS="$flags"
+        make_libraries "cmd/$command"
+        make -s -C "cmd/$command" -j"$(nproc)" LDFLAGS="$flags"
         cp "cmd/$command/$command" "$root$place/"
     done
 else

@@ -1,4 +1,4 @@
-"""What to type next, in plain words: after a build, and after the files for LinuxKit."""
+"""What to type next, in plain words: after builds, and after the files for LinuxKit."""
 
 from __future__ import annotations
 
@@ -38,6 +38,37 @@ def after_build(slug: str, tar: str, image: Reference, *, tested: bool) -> str:
             f"    python -m release smoke {slug}",
         ]
     return "\n".join(lines)
+
+
+def on_the_spot_line(image: Reference | str) -> str:
+    """The command that builds ZFS where it runs, with the image of a repository."""
+    mounts = "-v /lib/modules:/lib/modules:ro -v /usr/src:/usr/src:ro"
+    volume = "-v install-zfs:/var/cache/install-zfs"
+    name = str(image).removeprefix("docker.io/")
+    return f"docker run --rm --privileged {mounts} {volume} {name}:build"
+
+
+def after_on_the_spot(zfs: Sequence[str], tar: str, image: Reference) -> str:
+    """How to use the image that builds where it runs, which lies on this machine.
+
+    Args:
+        tar: the sideload tar.
+        image: where images are published.
+    """
+    remote = str(image.with_tag("build")).removeprefix("docker.io/")
+    return "\n".join(
+        [
+            f"install-zfs:build: built, with the sources of ZFS {', '.join(zfs)}",
+            "  build ZFS for the kernel of this machine, and load it:",
+            f"    {on_the_spot_line('install-zfs')}",
+            "  on another one, without a registry:",
+            f"    scp {tar} HOST:",
+            f"    ssh HOST 'docker load < {tar.rpartition('/')[2]}', then the same command",
+            "  or by a registry:",
+            f"    docker tag install-zfs:build {remote}",
+            f"    docker push {remote}",
+        ]
+    )
 
 
 def after_linuxkit(slug: str, tar: str, boot: str, docker: str, *, built: bool, system: str) -> str:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,10 +16,18 @@ from typing import NoReturn
 import click
 
 from release import __version__, capture, detect, latest, onthespot, probe, versions
-from release.advice import after_build, after_linuxkit
+from release.advice import after_build, after_linuxkit, after_on_the_spot
 from release.components import Components
 from release.desktop import judge, show
-from release.errors import ConfigurationError, ExitCode, ReleaseError, TargetError, from_os_error
+from release.errors import (
+    ConfigurationError,
+    ExitCode,
+    NotFoundError,
+    ReleaseError,
+    TargetError,
+    UpstreamError,
+    from_os_error,
+)
 from release.http import redact
 from release.linuxkit import VARIANTS
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
@@ -96,8 +104,10 @@ def sync(
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
         failures = (*news.failures, *unread)
+        behind, unseen = _behind(world, entries, observed)
+        failures = (*failures, *unseen)
         to_do = any(target.to_do for target in targets)
-        if limit != 0 and (to_do or world.latest_is_behind(entries, observed)):
+        if limit != 0 and (to_do or behind):
             world.preflight(Step.PUBLISH)
             to_do = True
         world.record(news)
@@ -106,7 +116,9 @@ def sync(
         outcomes = run(
             world, targets, observed, Step.PUBLISH, jobs=jobs, report=report, limit=limit
         )
-        unmoved = _move_latest(world, outcomes, observed, report) if to_do and limit != 0 else None
+        unmoved = None
+        if to_do and limit != 0:
+            unmoved = _move_tags(world, behind, outcomes, observed, report)
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)
@@ -114,33 +126,56 @@ def sync(
     return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
 
 
-def _move_latest(
-    world: World, outcomes: Sequence[Outcome], observed: Observed, report: Report
-) -> ExitCode | None:
-    """Brings ``latest`` to what is published now; None where all is well.
-
-    What goes wrong with it is told, and takes nothing from the kernels that are published.
+def _behind(
+    world: World, entries: Iterable[Entry], observed: Observed
+) -> tuple[list[str], list[ReleaseError]]:
+    """Which tags that are no kernel's, ``latest`` and ``build``, are not what they have to be;
+    and why that could not be found out of one.
     """
+    behind = [latest.TAG] if world.latest_is_behind(entries, observed) else []
     try:
-        if any(one.status is Status.PUBLISHED for one in outcomes):
-            observed = world.observe()
-        move_latest(world, observed, report)
-    except ReleaseError as error:
-        report.fail(error)
-        return error.exit_code
-    except OSError as error:
-        failure = from_os_error(error, f"{world.versions.image}:latest")
-        report.fail(failure)
-        return failure.exit_code
-    finally:
-        report.step(latest.TAG, "")
-    return None
+        return behind + ([onthespot.IMAGE_TAG] if onthespot.is_behind(world) else []), []
+    except (UpstreamError, NotFoundError) as error:
+        return behind, [error]
 
 
-def _tell_latest(world: World, entries: Iterable[Entry], observed: Observed) -> None:
-    """Says where ``latest`` is not what is published."""
-    if world.latest_is_behind(entries, observed):
-        click.echo(f"{world.versions.image}:latest is behind; sync brings it up to date")
+def _move_tags(
+    world: World,
+    behind: Collection[str],
+    outcomes: Sequence[Outcome],
+    observed: Observed,
+    report: Report,
+) -> ExitCode | None:
+    """Brings ``latest`` to what is published now, and ``build`` if it is behind; None where all is
+    well.
+
+    What goes wrong with one is told, and takes nothing from the kernels that are published.
+    """
+    published = any(one.status is Status.PUBLISHED for one in outcomes)
+    steps: dict[str, Callable[[], object]] = {
+        latest.TAG: lambda: move_latest(world, world.observe() if published else observed, report)
+    }
+    if onthespot.IMAGE_TAG in behind:
+        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(world, report)
+    code: ExitCode | None = None
+    for image_tag, step in steps.items():
+        try:
+            step()
+        except ReleaseError as error:
+            report.fail(error)
+            code = code or error.exit_code
+        except OSError as error:
+            failure = from_os_error(error, f"{world.versions.image}:{image_tag}")
+            report.fail(failure)
+            code = code or failure.exit_code
+        finally:
+            report.step(image_tag, "")
+    return code
+
+
+def _tell_behind(world: World, behind: Iterable[str]) -> None:
+    for image_tag in behind:
+        click.echo(f"{world.versions.image}:{image_tag} is behind; sync brings it up to date")
 
 
 @cli.command("poll")
@@ -181,7 +216,8 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
         desktop = world.desktops(entries, news)
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen, limit=limit)
-        failures = (*news.failures, *unread)
+        behind, unseen = _behind(world, entries, observed)
+        failures = (*news.failures, *unread, *unseen)
         for error in failures:
             report.fail(error)
         _tell(report, news)
@@ -194,7 +230,7 @@ def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | 
         platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
         rows.append((action, target.entry.image, platforms, why + target.reason))
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
-    _tell_latest(world, entries, observed)
+    _tell_behind(world, behind)
     _show_left_out(news.kernels)
     write_json(_outlook(targets, world), json_to)
     return _exit_code((), failures)
@@ -235,7 +271,8 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             observed = world.observe()
         entries = world.versions.kernels
         targets, unread = world.plan(entries, observed, desktop=world.desktops(entries))
-        unread += news.failures if news else ()
+        behind, unseen = _behind(world, entries, observed)
+        unread += [*(news.failures if news else ()), *unseen]
         for error in unread:
             report.fail(error)
         _warn(report, world)
@@ -253,7 +290,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             for target in targets
         ],
     )
-    _tell_latest(world, entries, observed)
+    _tell_behind(world, behind)
     for verdict in world.verdicts(entries):
         if not verdict.entry:
             click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {verdict.why}")
@@ -400,8 +437,10 @@ def on_the_spot(path: Path, builder: str | None, zfs: tuple[str, ...]) -> None:
     with _report() as report:
         world = _world(path)
         world.preflight(Step.BUILD)
-        made = onthespot.build(world, report, builder=builder, zfs=zfs)
-    click.echo(made)
+        wanted = onthespot.recipe(world, builder=builder, zfs=zfs)
+        onthespot.build(world, report, wanted)
+    tar = onthespot.tar(world.cache).as_posix()
+    click.echo(after_on_the_spot(wanted.zfs, tar, world.versions.image))
 
 
 def _show_left_out(polled: Polled) -> None:
@@ -467,14 +506,18 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
         if step < Step.PUBLISH:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         to_do = any(target.to_do for target in targets)
-        if to_do or (step is Step.PUBLISH and world.latest_is_behind(entries, observed)):
+        behind: list[str] = []
+        if step is Step.PUBLISH:
+            behind, unseen = _behind(world, entries, observed)
+            unread += unseen
+        if to_do or behind:
             world.preflight(step)
             to_do = True
         _warn(report, world, targets)
         outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
         unmoved = None
         if step is Step.PUBLISH and to_do:
-            unmoved = _move_latest(world, outcomes, observed, report)
+            unmoved = _move_tags(world, behind, outcomes, observed, report)
         for error in unread:
             report.fail(error)
         report.requests(world.http.requests)

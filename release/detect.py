@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from release.advice import on_the_spot_line
 from release.desktop import DesktopMap, Grade, Row, as_yaml, judge, version_key
 from release.errors import NotFoundError, ReleaseError, UpstreamError
 from release.notes import HOSTS, Host, kernel_version
@@ -30,7 +31,10 @@ FIRST_WITH_HEADERS = "4.31.0"
 """
 _LAST_PUBLISHED = "4.13.1"
 """The last Docker Desktop whose kernel image Docker's release notes link."""
-_CAPTURE = ("make a kernel image of the running kernel, and add it to versions.yaml:",)
+_BUILD = (
+    "build ZFS for it where it runs, from its own headers; or make a kernel image of it, and add that "
+    "to versions.yaml:",
+)
 _NOT_READ = (UpstreamError, NotFoundError)
 _AT_MOST = 12
 """How many published images are looked at."""
@@ -275,11 +279,11 @@ def answer(
         return replace(
             base,
             why="every published image of this version is for another build of it",
-            advice=_CAPTURE,
-            commands=("python -m release capture IMAGE",),
+            advice=_BUILD,
+            commands=_build_commands(image),
         )
     open_ones = [one for one in probable if one.entry.slug not in ruled_out]
-    return _without_image(base, open_ones, found)
+    return _without_image(base, open_ones, found, image)
 
 
 def _contradiction(machine: Machine) -> Iterator[str]:
@@ -330,7 +334,7 @@ def _kernel_image(
 
 
 def _without_image(
-    base: Answer, open_ones: Sequence[Candidate], found: Mapping[str, Found]
+    base: Answer, open_ones: Sequence[Candidate], found: Mapping[str, Found], image: Reference
 ) -> Answer:
     """Why there is no image, and what can be done."""
     machine = base.machine
@@ -369,12 +373,12 @@ def _without_image(
                 for command in (f"python -m release build {one.entry.slug}",)
             ),
         )
-    if image := machine.kernel_image:
+    if kernel := machine.kernel_image:
         return replace(
             base,
-            why=f"{image} is not among the known kernels",
-            advice=(f"add it below kernels: in versions.yaml: - image: {image}; then",),
-            commands=(f"python -m release sync --only {image}",),
+            why=f"{kernel} is not among the known kernels",
+            advice=(f"add it below kernels: in versions.yaml: - image: {kernel}; then",),
+            commands=(f"python -m release sync --only {kernel}",),
         )
     if not (machine.is_desktop or machine.is_linuxkit):
         return replace(
@@ -386,10 +390,14 @@ def _without_image(
             ),
             commands=("python -m release capture IMAGE",),
         )
-    return _unpublished(base)
+    return _unpublished(base, image)
 
 
-def _unpublished(base: Answer) -> Answer:
+def _build_commands(image: Reference) -> tuple[str, ...]:
+    return (on_the_spot_line(image), "python -m release capture IMAGE")
+
+
+def _unpublished(base: Answer, image: Reference) -> Answer:
     """A kernel of Docker Desktop of which Docker has published no image."""
     version = running_version(base.machine)
     claim = base.desktop
@@ -406,16 +414,10 @@ def _unpublished(base: Answer) -> Answer:
             why=why,
             advice=(
                 f"its headers are in the virtual machine since Docker Desktop "
-                f"{FIRST_WITH_HEADERS}: update to it or a later one, then",
+                f"{FIRST_WITH_HEADERS}: update to it or a later one, and run this again",
             ),
-            commands=("python -m release capture IMAGE",),
         )
-    return replace(
-        base,
-        why=why,
-        advice=_CAPTURE,
-        commands=("python -m release capture IMAGE",),
-    )
+    return replace(base, why=why, advice=_BUILD, commands=_build_commands(image))
 
 
 def _new_row(machine: Machine, known: DesktopMap, hosts: tuple[Host, ...]) -> Row | None:

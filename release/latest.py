@@ -32,8 +32,9 @@ from release.layers import (
     read_file_layer,
 )
 from release.plan import SUMS, Observed, find_asset, git_tag, newest_first
+from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
-from release.registry import OCI_MANIFEST, Document, Registry
+from release.registry import Document, Registry
 from release.versions import MAX_LAYERS, Entry
 
 T = TypeVar("T")
@@ -44,11 +45,6 @@ CATALOGUE = "catalogue"
 _RECIPE = 1
 """To be raised when the same releases are to give another image."""
 _JOBS = 8
-
-_EMPTY = b"{}"
-"""The OCI empty descriptor's content (image-spec, "manifest.md")."""
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-_RECORD_TYPE = "application/vnd.install-zfs.latest.v1"
 
 _SLUG = "install-zfs.slug"
 _USERLAND = "install-zfs.userland"
@@ -132,30 +128,10 @@ def _members(entries: Iterable[Entry], observed: Observed) -> Iterator[Member]:
                 yield Member(entry, platform, release, asset)
 
 
-def record(latest: Digest, fingerprint: str) -> Document:
-    """Says that ``latest``, of this digest, was made from these releases. Its own digest follows
-    from the two, so that a HEAD finds out whether it is there.
-    """
-    empty = {"mediaType": _EMPTY_TYPE, "digest": bytes_digest(_EMPTY), "size": len(_EMPTY)}
-    content = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "artifactType": _RECORD_TYPE,
-        "config": empty,
-        "layers": [empty],
-        "annotations": {"install-zfs.latest": latest, "install-zfs.releases": fingerprint},
-    }
-    raw = json.dumps(content, separators=(",", ":")).encode()
-    return Document(bytes_digest(raw), OCI_MANIFEST, raw)
-
-
 def is_behind(registry: Registry, image: Reference, wanted: Wanted) -> bool:
     """Whether ``latest`` is not what it has to be. Two HEADs, and no pull."""
-    if not wanted.members:
-        return False
-    there = registry.head(image.with_tag(TAG))
-    return (
-        there is None or registry.head(image.at(record(there, wanted.fingerprint).digest)) is None
+    return bool(wanted.members) and not is_made_from(
+        registry, image.with_tag(TAG), wanted.fingerprint
     )
 
 
@@ -528,9 +504,7 @@ def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -
         for one in latest.images.values():
             publish.put_assembled(registry, image, one)
     if not latest.left_out:
-        registry.upload(image, bytes_digest(_EMPTY), _EMPTY)
-        note = record(latest.document.digest, wanted.fingerprint)
-        registry.put(image.at(note.digest), note)
+        Record(latest.document.digest, wanted.fingerprint).put(registry, image)
     if there == latest.document.digest:
         return False
     registry.put(image.with_tag(TAG), latest.document)

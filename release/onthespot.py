@@ -1,72 +1,198 @@
 """The image that builds ZFS where it runs, for kernels that nobody publishes.
 
-What it does there is in ``image/on-the-spot.sh``; here it is put together.
+What it does there is in ``image/on-the-spot.sh``; here it is put together and published.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+from release import publish
+from release.build import PROJECT
 from release.builders import TABLE, load_table
 from release.engine import Engine
-from release.errors import ResolveError
-from release.reference import Reference
+from release.errors import BuildError, NotFoundError, ResolveError
+from release.layout import Layout
+from release.record import Record, is_made_from
+from release.reference import Digest, Platform, Reference
+from release.registry import Document
 from release.report import Report
 from release.resolve import BuilderImage, BuilderSource
-from release.sync import World
+from release.sync import World, native_platform
 
 IMAGE_TAG = "build"
 LOCAL = Reference("docker.io", "library/install-zfs").with_tag(IMAGE_TAG)
 
+_FILES = ("Dockerfile", "image", "loader/install-zfs")
+"""What of this project goes into the image, or makes it."""
 
-def build(world: World, report: Report, *, builder: str | None, zfs: Sequence[str]) -> str:
-    """Builds the image, leaves its tar and the local image ``install-zfs:build``.
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the image is made of.
+
+    Attributes:
+        builder: the image with the compiler.
+        zfs: the versions whose sources it takes along.
+        image: the repository that its messages name.
+    """
+
+    builder: Reference
+    zfs: tuple[str, ...]
+    image: Reference
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells apart what would give different images, of one platform."""
+        sources = hashlib.sha256()
+        for file in _sources():
+            sources.update(f"{file.relative_to(PROJECT)} {file.stat().st_size}\n".encode())
+            sources.update(file.read_bytes())
+        facts = [str(self.builder), self.zfs, str(self.image), sources.hexdigest()]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _sources() -> list[Path]:
+    found: list[Path] = []
+    for name in _FILES:
+        path = PROJECT / name
+        found += [path] if path.is_file() else [one for one in path.iterdir() if one.is_file()]
+    return sorted(found)
+
+
+def recipe(world: World, *, builder: str | None = None, zfs: Sequence[str] = ()) -> Recipe:
+    """The image to make.
 
     Args:
         builder: the image with the compiler; the first of the table of builders without it.
         zfs: the versions whose sources it takes along; the newest stable one without them.
 
-    Returns:
-        What to do with it.
+    Raises:
+        ConfigurationError: the builder's name or the table is malformed.
+        UpstreamError: the releases of OpenZFS could not be read.
+    """
+    named = (
+        Reference.parse(builder)
+        if builder
+        else load_table(world.versions.builders or TABLE)[0].image
+    )
+    return Recipe(named, tuple(zfs) or (str(world.openzfs.versions()[0]),), world.versions.image)
+
+
+def build(world: World, report: Report, wanted: Recipe) -> Layout:
+    """Builds the image, leaves its tar and the local image ``install-zfs:build``.
 
     Raises:
         ResolveError: there is no such builder or version.
-        BuildError: the image could not be built.
+        BuildError: the image could not be built, or does not run.
     """
-    found = _builder(world, builder)
-    wanted = tuple(zfs) or (str(world.openzfs.versions()[0]),)
+    digest = world.registry.head(wanted.builder)
+    if not digest:
+        raise ResolveError("is not there", on=str(wanted.builder), hint="name another by --builder")
     # Each by its version's name, in a directory that holds no others.
     sources = world.cache / "sources" / IMAGE_TAG
     shutil.rmtree(sources, ignore_errors=True)
     sources.mkdir(parents=True)
-    for version in wanted:
+    for version in wanted.zfs:
         report.step(IMAGE_TAG, f"fetch ZFS {version}")
         tarball = world.openzfs.tarball(version) / "zfs.tar.gz"
         os.link(tarball, sources / f"zfs-{version}.tar.gz")
-    report.step(IMAGE_TAG, f"build from {found.image}")
+    report.step(IMAGE_TAG, f"build from {wanted.builder}")
     layout = world.builder.on_the_spot(
-        found, sources, world.versions.image, world.source, world.revision
+        BuilderImage(wanted.builder, digest, BuilderSource.TABLE),
+        sources,
+        wanted.image,
+        world.source,
+        world.revision,
     )
-    tar = world.cache / f"zfs-{IMAGE_TAG}.tar"
-    layout.save(tar, (LOCAL,))
-    Engine(world.environment).load(tar)
-    return (
-        f"built with ZFS {', '.join(wanted)}: install-zfs:{IMAGE_TAG}; to sideload, copy {tar}; "
-        f"to publish: docker tag install-zfs:{IMAGE_TAG} "
-        f"{world.versions.image.with_tag(IMAGE_TAG)}, and docker push"
+    layout.save(tar(world.cache), (LOCAL,))
+    engine = Engine(world.environment)
+    engine.load(tar(world.cache))
+    ran = engine.run(f"install-zfs:{IMAGE_TAG}", "info")
+    if ran.exit_code != 0 or any(f"ZFS {version} " not in ran.output for version in wanted.zfs):
+        raise BuildError(
+            f"does not say that it has ZFS {', '.join(wanted.zfs)}",
+            on=f"install-zfs:{IMAGE_TAG}",
+            detail=ran.output,
+            hint=f"docker run --rm install-zfs:{IMAGE_TAG} info",
+        )
+    return layout
+
+
+def tar(cache: Path) -> Path:
+    """Where a build leaves the image for sideloading."""
+    return cache / f"zfs-{IMAGE_TAG}.tar"
+
+
+# Publishing it
+
+
+def is_behind(world: World) -> bool:
+    """Whether the published image is not what it has to be. Two HEADs, and no pull.
+
+    Raises:
+        UpstreamError: the releases of OpenZFS, or the registry, could not be read.
+    """
+    if not world.versions.on_the_spot:
+        return False
+    wanted = recipe(world)
+    return not is_made_from(
+        world.registry, wanted.image.with_tag(IMAGE_TAG), _mark(wanted, native_platform())
     )
 
 
-def _builder(world: World, named: str | None) -> BuilderImage:
-    """The image with the compiler, by digest."""
-    if named:
-        image, source = Reference.parse(named), BuilderSource.ENTRY
+def bring_up_to_date(world: World, report: Report) -> bool:
+    """Publishes the image for this machine's platform, beside those that others published.
+
+    Returns:
+        Whether the tag moved.
+
+    Raises:
+        ReleaseError: it stays as it was.
+    """
+    if not is_behind(world):
+        return False
+    wanted, platform = recipe(world), native_platform()
+    registry, mark = world.registry, _mark(wanted, platform)
+    reference = wanted.image.with_tag(IMAGE_TAG)
+    there = _there(world, reference)
+    # Somebody else may have moved the tag for another platform, with this one's image in it.
+    known = there.get(platform)
+    if known and Record(known.digest, mark).is_in(registry, wanted.image):
+        made = known
     else:
-        table = load_table(world.versions.builders or TABLE)
-        image, source = table[0].image, BuilderSource.TABLE
-    digest = world.registry.head(image)
-    if not digest:
-        raise ResolveError("is not there", on=str(image), hint="name another by --builder")
-    return BuilderImage(image, digest, source)
+        layout = build(world, report, wanted)
+        report.step(IMAGE_TAG, "push")
+        for digest, blob in layout.blobs():
+            registry.upload(wanted.image, digest, blob)
+        made = layout.manifest
+        registry.put(wanted.image.at(made.digest), made)
+    manifests = {**there, platform: made}
+    document = publish.index(manifests) if len(manifests) > 1 else made
+    for digest in {made.digest, document.digest}:
+        Record(digest, mark).put(registry, wanted.image)
+    registry.put(reference, document)
+    report.say(f"{reference}: builds ZFS {', '.join(wanted.zfs)} where it runs")
+    return True
+
+
+def _mark(wanted: Recipe, platform: Platform) -> str:
+    return f"{wanted.fingerprint} {platform}"
+
+
+def _there(world: World, reference: Reference) -> dict[Platform, Document]:
+    """The manifest of each platform that is published."""
+    try:
+        document = world.registry.get(reference)
+    except NotFoundError:
+        return {}
+    found: dict[Platform, Digest] = world.registry.platforms(reference, document)
+    return {
+        platform: world.registry.get(reference.at(digest)) for platform, digest in found.items()
+    }

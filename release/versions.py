@@ -169,6 +169,8 @@ class Versions:
     """How many requests a poll may make."""
     latest: int = 100
     """Of how many kernels ``latest`` holds the modules; 0 for no ``latest``."""
+    on_the_spot: bool = True
+    """Whether the image that builds where it runs is published, under the tag ``build``."""
     kernels: tuple[Entry, ...] = ()
     probe: str | None = None
     """The image of the container with which ``detect`` and ``capture`` look at a machine."""
@@ -198,6 +200,7 @@ def parse(path: Path, text: str) -> Versions:
         "linuxkit",
         "request_budget",
         "latest",
+        "on_the_spot",
         "probe",
         "kernels",
         required=["image"],
@@ -228,6 +231,10 @@ def parse(path: Path, text: str) -> Versions:
         if "request_budget" in top
         else Versions.request_budget,
         latest=_latest(top["latest"]) if "latest" in top else Versions.latest,
+        on_the_spot=top["on_the_spot"].match(re.compile("true|false"), "true or false", "false")
+        == "true"
+        if "on_the_spot" in top
+        else Versions.on_the_spot,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
         probe=str(top["probe"].parse(Reference.parse)) if "probe" in top else None,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from release.advice import after_build, after_linuxkit
+from release.advice import after_build, after_linuxkit, after_on_the_spot
 from release.layout import saved_labels
 from release.reference import Reference
 from tests.lab.setup import PROJECT, Setup
@@ -26,6 +26,10 @@ def compare(name: str, text: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(f"{text}\n")
     assert f"{text}\n" == golden.read_text()
+
+
+def test_after_the_image_that_builds_on_the_spot() -> None:
+    compare("on-the-spot.txt", after_on_the_spot(["2.3.4"], "cache/zfs-build.tar", IMAGE))
 
 
 @pytest.mark.parametrize(("name", "tested"), [("build", False), ("smoke", True)])

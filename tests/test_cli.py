@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from release import latest, versions
+from release import onthespot, versions
+from release.record import Record
 from release.reference import parse_digest
 from release.sync import World, native_platform
 from tests.lab.docs import Docs
@@ -83,7 +84,8 @@ class Desk:
             f"# our kernels\nimage: {host}/me/zfs\nsources:\n"
             f"- repository: {host}/linuxkit/kernel\n  hub: {self.hub.url}\n"
             f"- repository: {host}/mirror/kernel\n"
-            f"openzfs:\n  api: {self.github.url}\nlatest: {{kernels: 0}}\nkernels:\n"
+            f"openzfs:\n  api: {self.github.url}\nlatest: {{kernels: 0}}\n"
+            "on_the_spot: false\nkernels:\n"
         )
         self.path.write_text(self.head + self.entry)
 
@@ -438,7 +440,7 @@ def put_latest(desk: Desk) -> None:
     world = World(versions.load(desk.path), environment)
     wanted = world.wanted_latest(world.versions.kernels, world.observe())
     digest = desk.registry.put("me/zfs", "latest", {})
-    record = latest.record(parse_digest(digest), wanted.fingerprint)
+    record = Record(parse_digest(digest), wanted.fingerprint).document
     desk.registry.put("me/zfs", record.digest, record.raw)
 
 
@@ -454,6 +456,41 @@ def test_a_latest_that_is_behind_is_told_and_needs_what_publishing_needs(desk: D
     for arguments in (["sync"], ["publish", "all"]):
         assert desk.run(*arguments).exit_code == 0
     assert "latest" not in desk.run("plan").stdout
+
+
+def put_build(desk: Desk) -> None:
+    """Puts a ``build`` into the registry that is what this project makes now."""
+    world = World(versions.load(desk.path), {})
+    wanted = onthespot.recipe(world)
+    digest = parse_digest(desk.registry.put("me/zfs", "build", {}))
+    record = Record(digest, f"{wanted.fingerprint} {native_platform()}").document
+    desk.registry.put("me/zfs", record.digest, record.raw)
+
+
+def test_a_build_image_that_is_behind_is_told_and_needs_what_publishing_needs(desk: Desk) -> None:
+    desk.complete()
+    desk.path.write_text(desk.path.read_text().replace("on_the_spot: false\n", ""))
+    for command in ("plan", "status"):
+        assert "me/zfs:build is behind" in desk.run(command).stdout
+    assert desk.run("sync").exit_code == MISSING_HERE
+    assert desk.run("sync", "--limit", "0").exit_code == 0
+    put_build(desk)
+    asked = desk.registry.count("me/zfs/manifests")
+    for arguments in (["sync"], ["publish", "all"]):
+        assert desk.run(*arguments).exit_code == 0
+    assert "build" not in desk.run("plan").stdout
+    assert desk.registry.count("me/zfs/manifests") - asked == 6, "two HEADs each time"
+
+
+def test_a_build_image_that_cannot_be_looked_at_is_not_behind(desk: Desk) -> None:
+    desk.complete()
+    desk.path.write_text(desk.path.read_text().replace("on_the_spot: false\n", ""))
+    desk.github.fail("openzfs/zfs/releases", html_page(), times=None)
+    run = desk.run("plan")
+    assert run.exit_code == 3
+    assert "behind" not in run.stdout
+    assert "openzfs/zfs" in run.stderr
+    assert desk.run("sync").exit_code == 3
 
 
 def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
@@ -476,9 +513,10 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
             f"  platforms: {{linux/{arch}: {digest}}}\n  builder: linuxkit/alpine:1\n"
             f"  zfs: 0.8.4\n"
         )
-    head = desk.head.replace("latest: {kernels: 0}\n", "")
+    head = desk.head.replace("latest: {kernels: 0}\non_the_spot: false\n", "")
     desk.path.write_text(head + kernels + desk.new)
     put_latest(desk)
+    put_build(desk)
     asked = desk.requests
     run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", "--json", "outcomes.json")
     assert run.exit_code == 0, run.stderr

@@ -15,6 +15,10 @@ import pytest
 from release import guest
 from release.boot import Emulator
 from release.guest import Command, Transcript
+from release.http import Http
+from release.record import Record
+from release.reference import Reference, parse_digest
+from release.registry import Registry
 from tests.lab.setup import Setup
 from tests.lab.spot import MOUNTS, Spot, in_container
 from tests.lab.world import LabKernel, World
@@ -39,6 +43,7 @@ SCENARIOS = (
     Command("loaded", "cut -d' ' -f1 /proc/modules; cat /proc/filesystems; ls /dev/zfs"),
     Command("load-again", in_container("load", mounts=MOUNTS, volume="/volume")),
     Command("load-again-without-volume", in_container("load", mounts=MOUNTS)),
+    Command("zpool", in_container("zpool version")),
     Command("info", in_container("info", volume="/volume")),
     Command("info-json", in_container("info --json", volume="/volume")),
     Command("unload", in_container("unload")),
@@ -56,6 +61,7 @@ EXIT_CODES = {
     "check": 0,
     "second-start": 0,
     "load-again": 0,
+    "zpool": 0,
     "load-again-without-volume": 0,
     "info": 0,
     "info-json": 0,
@@ -161,6 +167,14 @@ def test_the_second_start_loads_what_was_built(transcript: Transcript, spot: Spo
     assert transcript["unload"].output == "ZFS is unloaded."
 
 
+def test_it_has_the_commands_of_zfs(transcript: Transcript, spot: Spot) -> None:
+    kernel, own = f"zfs-kmod-{spot.zfs}", f"zfs-{spot.zfs}"
+    said = transcript["zpool"].output.splitlines()
+    assert [line.startswith(one) for line, one in zip(said, (own, kernel), strict=True)] == [
+        True
+    ] * 2
+
+
 def test_the_volume_alone_is_enough(transcript: Transcript, spot: Spot) -> None:
     assert transcript["volume-alone"].output.startswith(f"ZFS {spot.zfs} is loaded: spl")
     assert "is already built for this kernel" in transcript["build-again"].output
@@ -181,7 +195,7 @@ def test_the_pipeline_makes_the_image(setup: Setup, spot: Spot, desktop_kernel: 
     setup.write_versions()
     run = setup.run("on-the-spot", "--builder", desktop_kernel.builder)
     assert run.exit_code == 0, run
-    assert f"built with ZFS {spot.zfs}: install-zfs:build" in run.stdout
+    assert f"install-zfs:build: built, with the sources of ZFS {spot.zfs}" in run.stdout
     assert (setup.directory / "cache/zfs-build.tar").is_file()
     said = subprocess.run(
         ["docker", "run", "--rm", "install-zfs:build", "help"],
@@ -190,6 +204,39 @@ def test_the_pipeline_makes_the_image(setup: Setup, spot: Spot, desktop_kernel: 
         check=True,
     )
     assert f"{setup.image}:build [load|" in said.stdout
+
+
+def test_sync_publishes_it_once_and_repairs_its_tag(setup: Setup, spot: Spot) -> None:
+    table = setup.directory / "builders.yaml"
+    table.write_text(f"builders:\n  - compiler: gcc\n    image: {spot.builder}\n")
+    setup.write_versions(on_the_spot=True)
+    setup.path.write_text(f"builders: {table.name}\n{setup.path.read_text()}")
+    assert f"{setup.image}:build is behind" in setup.run("plan").stdout
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert f"build: builds ZFS {spot.zfs} where it runs" in run.stderr
+    (name,) = (tags := setup.tags())
+    assert name == "build"
+    client = setup.world.client
+    pulled = client.images.pull(f"{setup.image}:build")
+    try:
+        said = client.containers.run(pulled, ["info"], remove=True)
+    finally:
+        client.images.remove(f"{setup.image}:build", force=True)
+    assert f"ZFS {spot.zfs} for Linux" in said.decode()
+
+    idle = setup.run("sync", environment={"DOCKER_HOST": "unix:///nowhere"})
+    assert idle.exit_code == 0, idle
+    assert "behind" not in setup.run("status").stdout
+    # Something else under the tag: ours is put there again.
+    registry, image = Registry(Http(), {}), Reference.parse(f"{setup.image}:build")
+    other = Record(parse_digest(tags["build"]), "nothing that anybody wants")
+    other.put(registry, image)
+    registry.put(image, other.document)
+    assert setup.tags() != tags
+    repair = setup.run("sync")
+    assert repair.exit_code == 0, repair
+    assert setup.tags() == tags
 
 
 def test_a_builder_that_is_not_there(setup: Setup) -> None:

@@ -92,6 +92,13 @@ def test_defaults(path: Path) -> None:
     assert versions.latest == 100
 
 
+def test_whether_the_image_that_builds_on_the_spot_is_published(path: Path) -> None:
+    path.write_text(TOP)
+    assert load(path).on_the_spot
+    path.write_text(f"{TOP}on_the_spot: false\n")
+    assert not load(path).on_the_spot
+
+
 def test_how_many_kernels_latest_has(path: Path) -> None:
     path.write_text(f"{TOP}latest: {{kernels: 0}}\n")
     assert load(path).latest == 0
@@ -161,6 +168,7 @@ ONE = f"{TOP}kernels:\n- image: a/b:1\n"
             "Docker Desktop 4.13.0 is already said to run docker.io/a/b:1",
         ),
         (f"{ONE}- image: a/b:1-modules\n", 4, "under the name of docker.io/a/b:1"),
+        (f"{TOP}on_the_spot: no\n", 2, "'no' is not true or false"),
         (f"{TOP}latest: 5\n", 2, "expected 'key: value' lines"),
         (f"{TOP}latest: {{kernels: all}}\n", 2, "'all' is not a number of kernels"),
         (f"{TOP}latest: {{kernels: 124}}\n", 2, "an image has room for 123 kernels"),

@@ -166,8 +166,14 @@ class Setup:
 
     # The maintainer
 
-    def write_versions(self, kernels: str = "", *, sources: str | None = None) -> None:
-        """Writes the file that a maintainer starts with; ``kernels`` are YAML lines of entries."""
+    def write_versions(
+        self, kernels: str = "", *, sources: str | None = None, on_the_spot: bool = False
+    ) -> None:
+        """Writes the file that a maintainer starts with; ``kernels`` are YAML lines of entries.
+
+        Args:
+            on_the_spot: whether to publish the image that builds on the spot, which is large.
+        """
         if sources is None:
             sources = "".join(
                 f"  - repository: {self.registry_host}/{name}\n    hub: {self.hub.url}\n"
@@ -177,6 +183,7 @@ class Setup:
             f"# The kernels that we build for.\nimage: {self.image}\n"
             f"sources:\n{sources}"
             f"openzfs:\n  api: {self.github.url}\n"
+            f"on_the_spot: {str(on_the_spot).lower()}\n"
             f"kernels:\n{kernels}"
         )
 

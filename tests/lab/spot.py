@@ -39,6 +39,7 @@ class Spot:
 
     Attributes:
         layers: the image's.
+        builder: the image with the kernel's compiler.
         kernel: bootable.
         zfs: the version whose sources the image carries.
     """
@@ -59,6 +60,7 @@ class Spot:
         self.release = banner_release(self.banner)
         self._unpack(files.modules, files.headers)
         self.zfs = min(world.openzfs)
+        self.builder = lab_kernel.builder
         layout = self._build(builder, Reference.parse(lab_kernel.builder))
         self.layers = layout.layers
         self.bytes = sum(layer.stat().st_size for layer in self.layers)

@@ -1,0 +1,70 @@
+"""Notes beside images in a registry that say from what each was made.
+
+A note is a manifest without a tag, of two facts alone: the image's digest and a fingerprint of
+what it was made from. So its own digest can be computed, and a HEAD tells whether it is there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from release.http import bytes_digest
+from release.reference import Digest, Reference
+from release.registry import OCI_MANIFEST, Document, Registry
+
+_EMPTY = b"{}"
+"""The OCI empty descriptor's content (image-spec, "manifest.md")."""
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+_RECORD_TYPE = "application/vnd.install-zfs.record.v1"
+
+
+@dataclass(frozen=True)
+class Record:
+    """An image was made from something.
+
+    Attributes:
+        image: its manifest's or its index's.
+        fingerprint: tells apart what would give different images.
+    """
+
+    image: Digest
+    fingerprint: str
+
+    @property
+    def document(self) -> Document:
+        empty = {"mediaType": _EMPTY_TYPE, "digest": bytes_digest(_EMPTY), "size": len(_EMPTY)}
+        content = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "artifactType": _RECORD_TYPE,
+            "config": empty,
+            "layers": [empty],
+            "annotations": {
+                "install-zfs.image": self.image,
+                "install-zfs.made-from": self.fingerprint,
+            },
+        }
+        raw = json.dumps(content, separators=(",", ":")).encode()
+        return Document(bytes_digest(raw), OCI_MANIFEST, raw)
+
+    def is_in(self, registry: Registry, repository: Reference) -> bool:
+        """Whether a repository says so; one HEAD."""
+        return registry.head(repository.at(self.document.digest)) is not None
+
+    def put(self, registry: Registry, repository: Reference) -> None:
+        """Lets a repository say so. Repeating it changes nothing."""
+        registry.upload(repository, bytes_digest(_EMPTY), _EMPTY)
+        registry.put(repository.at(self.document.digest), self.document)
+
+
+def is_made_from(
+    registry: Registry, image: Reference, fingerprint: str, *, there: Digest | None = None
+) -> bool:
+    """Whether what a tag points to was made from that; at most two HEADs, and no pull.
+
+    Args:
+        there: what it points to, where that is known.
+    """
+    digest = there or registry.head(image)
+    return digest is not None and Record(digest, fingerprint).is_in(registry, image)
