@@ -32,6 +32,7 @@ flags="-Wl,--disable-new-dtags -Wl,-rpath,$place/lib -Wl,--dynamic-linker=$place
 
 # Makes the libraries of ZFS that the Makefile.am in a directory names, and theirs before them.
 make_libraries() {
+    # shellcheck disable=SC2013 # words: no file's name has a blank
     for library in $(grep -o 'lib/lib[a-z_]*/lib[a-z_]*\.la' "$1/Makefile.am" | sort -u); do
         [ ! -f "$library" ] || continue
         (make_libraries "${library%/*}")

@@ -32,8 +32,8 @@ FIRST_WITH_HEADERS = "4.31.0"
 _LAST_PUBLISHED = "4.13.1"
 """The last Docker Desktop whose kernel image Docker's release notes link."""
 _BUILD = (
-    "build ZFS for it where it runs, from its own headers; or make a kernel image of it, and add that "
-    "to versions.yaml:",
+    "build ZFS for it where it runs, from its own headers; or make a kernel image of it, and add "
+    "that to versions.yaml:",
 )
 _NOT_READ = (UpstreamError, NotFoundError)
 _AT_MOST = 12

@@ -1,17 +1,21 @@
 """Builds on the spot in a guest, from the first start to the second, as a user would.
 
-Not collected by ``pytest`` without its name: the compiler is slow under software emulation.
+The compiler is slow under software emulation, so this is a part of ``make test-guest``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from release import guest
 from release.boot import Emulator
 from release.guest import Command
 from tests.lab.spot import MOUNTS, Spot, in_container
 from tests.lab.world import LabKernel, World
+
+pytestmark = [pytest.mark.lab, pytest.mark.guest]
 
 MEMORY_MIB = 6144
 TIMEOUT_SECONDS = 4 * 60 * 60
