@@ -1,9 +1,12 @@
 
+ifneq ($(and $(KBUILD_EXTMOD),$(FIRST)),)
+override CPP := sh $(dir $(FIRST))exports.sh
+
 # A third of the time that ZFS's modules take goes into the same headers of the kernel, read anew for
 # every file. They are compiled once per module, in advance; where a compiler cannot use that (a file
 # has flags of its own) it reads them as they are. Some compilers fail on what they have made, so it is
-# tried out first.
-ifneq ($(and $(KBUILD_EXTMOD),$(FIRST)),)
+# tried out first. In a small module it would take longer than it saves.
+ifneq ($(and $(word 8,$(real-obj-m)),$(if $(filter %/lua %/zstd,$(obj)),,large)),)
 first := $(patsubst $(obj)/%.o,$(obj)/first/%.h.gch,$(filter %.o,$(obj-m)))
 # Zstandard and Lua use names that the kernel's headers define.
 with-first = $(filter $(obj)/first/$(modname).h,$(if $(filter %.c,$<),$(if $(findstring \
@@ -22,5 +25,6 @@ $(first):
 		[ $$try != 1 ] || $(CC) $(c_flags) -x c-header -o $@ $(basename $@); \
 		$(CC) -include $(basename $@) $(c_flags) -x c -c -o $@.o /dev/null || rm -f $@; \
 	done
+endif
 endif
 

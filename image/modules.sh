@@ -31,6 +31,11 @@ export FIRST="$here/first.h"
 export KCFLAGS=-g0
 make -C /zfs/module -j"$(nproc)" || fail "the compiler refused (see above)"
 
+if grep -q '^CONFIG_MODVERSIONS=y' "$headers/include/config/auto.conf" &&
+    grep '^0x00000000' /zfs/module/Module.symvers >&2; then
+    fail "these symbols were given no version"
+fi
+
 # modules.dep knows what must be there before zfs, and depmod checks every symbol and its version
 # against what the kernel and the modules export.
 if [ -f /kernel/kernel.tar ]; then
