@@ -1,3 +1,4 @@
+#!/bin/sh
 # Runs in a container of the image: a pool on a file, from its making to its end. Each step's seconds
 # and the least available memory are told at the end of its line.
 #
