@@ -65,7 +65,7 @@ ready_made() {
 
 usage() {
     say \
-        "usage: $(docker_run '[load|build|check|unload|info]')" \
+        "usage: $(docker_run '[load|build|check|unload|info|zfs|zpool]')" \
         "" \
         "  load          build ZFS for the running kernel, unless that is done, and load it (the default)" \
         "  build         build it only" \
@@ -115,6 +115,17 @@ check_headers() {
 $missing" \
             "/lib/modules/$running_release/build or /usr/src/linux-headers-$running_release" \
             "$(docker_run)"
+        case $running_release in
+            *microsoft-standard-WSL2*)
+                fail $NOT_THIS_KERNEL \
+                    "the running kernel is Microsoft's for WSL 2; its headers are not there." \
+                    "$running_release" \
+                    "a kernel of Docker Desktop" \
+                    "turn off Settings > General > Use the WSL 2 based engine (Docker Desktop then runs its own
+kernel on Hyper-V); then
+$(docker_run)"
+                ;;
+        esac
         fail $NOT_THIS_KERNEL \
             "this machine does not have the headers of its kernel." \
             "neither /lib/modules/$running_release/build nor /usr/src/linux-headers-$running_release" \

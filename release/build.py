@@ -45,7 +45,7 @@ _TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
 # The lines by which a failed build says why, in the words of gcc, make, configure and our scripts.
 _TELLING = re.compile(
     r"(error:|\*\*\*|: fatal |(?:ERROR|FATAL): (?:modpost|\")|undefined reference|No space left|"
-    r"^\S+ \S+ modules: |toolchain: the)"
+    r"^\S+ \S+ (?:modules|headers|userland|base|sources): |toolchain: the|configure: (?:ZFS|error))"
 )
 _STEP_PREFIX = re.compile(r"^#\d+ (?:\d+\.\d+ )?")
 

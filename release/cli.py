@@ -247,7 +247,7 @@ def _step_command(step: Step, text: str) -> None:
 
 
 _step_command(Step.BUILD, "Build module images; leaves cache/zfs-SLUG.tar and install-zfs:SLUG.")
-_step_command(Step.SMOKE, "Build what is not built, boot its kernel and load the modules there.")
+_step_command(Step.SMOKE, "Build what is not built, boot its kernel, try modules and a pool there.")
 _step_command(Step.PUBLISH, "Build and smoke-test what is not there yet, and publish it.")
 
 

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs in a container of the image: a pool on a file, from its making to its end. Each step's seconds
-# and the least available memory are told at the end of its line.
+# Runs in a container of the image: a pool on a file, from its making to its end. Each step's time and
+# the memory available after it are told at the end of its line.
 #
 # usage: guest-pool.sh DIRECTORY
 # DIRECTORY takes the file. It is at the same path inside and outside of the container: the kernel opens
@@ -29,6 +29,8 @@ step() { # NAME COMMAND...
     "$@" || {
         echo "step $name failed with $?"
         zpool status -v 2>&1
+        busybox umount /data
+        zpool destroy -f smoke
         exit 1
     }
     echo "step $name $(($(now) - from)) $(available)"

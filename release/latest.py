@@ -35,7 +35,7 @@ from release.plan import SUMS, Observed, find_asset, git_tag, newest_first
 from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
 from release.registry import Document, Registry
-from release.versions import MAX_LAYERS, Entry
+from release.versions import MAX_LAYERS, SMOKE_HOST, Entry
 
 T = TypeVar("T")
 
@@ -363,7 +363,8 @@ class Latest:
         document: what the tag is to point to: a manifest, or an index.
         catalogue: the layer with the catalogue.
         held: by platform, whose modules it holds, the newest first.
-        to_boot: by platform, the kernel to boot it with: the newest that was not in it before.
+        to_boot: by platform, the kernel to boot it with: the newest that was not in it before, of
+            those that can be booted.
         left_out: what is published and could not be taken, with the reason.
     """
 
@@ -407,10 +408,13 @@ def build(wanted: Wanted, reader: Reader) -> Latest:
         parts = _that_fit(list(found.values()), MAX_LAYERS - len(loader) - 1)
         images[platform] = _image(platform, newest, parts, (*loader, catalogue))
         held[platform] = tuple(parts)
-        candidates = [(one, known[one.key]) for one in members[: len(parts)]]
-        to_boot[platform] = next(
-            (pair for pair in candidates if reader.is_new(pair[1])), candidates[0]
-        )
+        candidates = [
+            (one, known[one.key]) for one in members[: len(parts)] if one.entry.smoke != SMOKE_HOST
+        ]
+        if candidates:
+            to_boot[platform] = next(
+                (pair for pair in candidates if reader.is_new(pair[1])), candidates[0]
+            )
     if not images:
         raise left_out[0]
     manifests = {platform: one.manifest for platform, one in images.items()}

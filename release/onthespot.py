@@ -17,7 +17,7 @@ from release import publish
 from release.build import PROJECT
 from release.builders import TABLE, load_table
 from release.engine import Engine
-from release.errors import BuildError, NotFoundError, ResolveError
+from release.errors import BuildError, ConfigurationError, NotFoundError, ResolveError
 from release.layout import Layout
 from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference
@@ -74,15 +74,19 @@ def recipe(world: World, *, builder: str | None = None, zfs: Sequence[str] = ())
         zfs: the versions whose sources it takes along; the newest stable one without them.
 
     Raises:
-        ConfigurationError: the builder's name or the table is malformed.
+        ConfigurationError: the builder's name or the table is malformed, or there is none.
         UpstreamError: the releases of OpenZFS could not be read.
     """
-    named = (
-        Reference.parse(builder)
-        if builder
-        else load_table(world.versions.builders or TABLE)[0].image
-    )
-    return Recipe(named, tuple(zfs) or (str(world.openzfs.versions()[0]),), world.versions.image)
+    table = world.versions.builders or TABLE
+    named = [Reference.parse(builder)] if builder else [row.image for row in load_table(table)]
+    if not named:
+        raise ConfigurationError(
+            f"names no builder, of which to make the image {IMAGE_TAG}",
+            on=str(table),
+            hint="add one, or write on_the_spot: false into versions.yaml",
+        )
+    versions = tuple(zfs) or (str(world.openzfs.versions()[0]),)
+    return Recipe(named[0], versions, world.versions.image)
 
 
 def build(world: World, report: Report, wanted: Recipe) -> Layout:

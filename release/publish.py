@@ -345,7 +345,7 @@ def _notes(entry: Entry, kernel: Kernel, image: Reference, built: Iterable[Built
     lines += [
         f"| Compiled with | `{entry.builder}` |",
         "",
-        "Each module was loaded on this very kernel before it was published. Without a registry: "
+        "Each module was loaded, and a pool tried, on this very kernel before. Without a registry: "
         f"download `{asset_name(entry.slug, min(one.platform for one in built))}` (or the one of "
         f"your architecture) and `{SUMS}`, then",
         "",

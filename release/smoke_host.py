@@ -141,11 +141,24 @@ class _Tester:
 
     @contextmanager
     def unloading(self) -> Iterator[None]:
-        """Leaves the machine without ZFS, whatever happens."""
+        """Leaves the machine without ZFS, whatever happens.
+
+        Raises:
+            SmokeError: it stays loaded, though all went well.
+        """
         try:
             yield
-        finally:
+        except BaseException:
             self._engine.run(self._image, "unload", privileged=True)
+            raise
+        ran = self._engine.run(self._image, "unload", privileged=True)
+        if ran.exit_code != 0:
+            raise SmokeError(
+                "cannot be unloaded from this machine again",
+                on=self._image,
+                detail=ran.output,
+                hint=f"docker run --rm --privileged {self._image} unload",
+            )
 
     def _shell(self, script: str) -> Ran:
         command = ["sh", "-c", _APPLETS + script]

@@ -428,7 +428,7 @@ class Work:
             reason = "; ".join(tried)
         else:
             status, release = Status.UNCHANGED, ""
-            reason = self._keep(entry, built)
+            reason = "; ".join((*tried, self._keep(entry, built)))
         done = [
             Outcome(
                 str(entry.image),
@@ -613,7 +613,7 @@ def move_latest(world: World, observed: Observed, report: Report) -> bool:
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
     for error in made.left_out:
         report.warn(f"{latest.TAG} lacks what is published: {error.summary}")
-    for platform in sorted(set(made.images) & world.platforms):
+    for platform in sorted(set(made.to_boot) & world.platforms):
         _smoke_latest(world, made, platform, report)
     report.step(latest.TAG, "push")
     moved = latest.push(world.registry, image, wanted, made)

@@ -33,8 +33,9 @@ MAX_LAYERS = 125
 """As many layers as an image may have: overlay2's 127 without the two of a container (moby,
 ``layer/layer_store.go``: ``maxLayerDepth``)."""
 
-_MOST_KERNELS = MAX_LAYERS - 2
-"""The loader and the catalogue are the other two layers of ``latest``."""
+_MOST_KERNELS = MAX_LAYERS - 3
+"""The loader, the catalogue and the commands of ZFS are the other layers of ``latest``; of commands
+there is one for each version and builder."""
 SMOKE_HOST = "host"
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
 _ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")

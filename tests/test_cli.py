@@ -482,6 +482,16 @@ def test_a_build_image_that_is_behind_is_told_and_needs_what_publishing_needs(de
     assert desk.registry.count("me/zfs/manifests") - asked == 6, "two HEADs each time"
 
 
+def test_a_build_image_without_any_builder(desk: Desk) -> None:
+    (desk.path.parent / "mine.yaml").write_text("builders:\n")
+    text = desk.path.read_text().replace("on_the_spot: false\n", "builders: mine.yaml\n")
+    desk.path.write_text(text)
+    run = desk.run("plan")
+    assert run.exit_code == 2
+    assert "mine.yaml: names no builder" in run.stderr
+    assert "on_the_spot: false" in run.stderr
+
+
 def test_a_build_image_that_cannot_be_looked_at_is_not_behind(desk: Desk) -> None:
     desk.complete()
     desk.path.write_text(desk.path.read_text().replace("on_the_spot: false\n", ""))

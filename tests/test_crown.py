@@ -17,30 +17,30 @@ from tests.lab.world import LabKernel
 pytestmark = pytest.mark.lab
 
 # Spread over the effects of one kernel: 1 and 2 are the preflight's (an upload opened and
-# cancelled), 3 to 8 the blobs, 9 and 10 the manifest and its tag, 11 the draft, 12 and 13 its
-# assets, 14 its publication, 15 the tag for the Desktop version; then `latest`: 16 to 19 its
-# blobs, 20 its manifest, 21 and 22 the blob of its record, 23 the record, 24 the tag. "before" is
-# killed without the effect, "after" with it.
+# cancelled), 3 to 10 the blobs, 11 and 12 the manifest and its tag, 13 to 16 the configuration, the
+# manifest and the tag of the modules alone, 17 the draft, 18 and 19 its assets, 20 its publication,
+# 21 the tag for the Desktop version; then `latest`: 22 to 25 its blobs, 26 its manifest, 27 and 28
+# the blob of its record, 29 the record, 30 the tag. "before" is killed without the effect, "after"
+# with it.
 POINTS: tuple[tuple[int, Literal["before", "after"]], ...] = (
     (1, "after"),
-    (4, "after"),
     (6, "before"),
-    (8, "after"),
-    (9, "after"),
     (10, "after"),
     (11, "after"),
     (12, "after"),
-    (13, "after"),
-    (14, "before"),
     (14, "after"),
-    (15, "after"),
+    (16, "after"),
     (17, "after"),
+    (19, "after"),
     (20, "before"),
-    (23, "after"),
-    (24, "before"),
-    (24, "after"),
+    (20, "after"),
+    (21, "after"),
+    (26, "before"),
+    (29, "after"),
+    (30, "before"),
+    (30, "after"),
 )
-LAST = 24
+LAST = 30
 
 
 @dataclass(frozen=True)

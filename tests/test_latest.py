@@ -239,6 +239,16 @@ def test_a_new_kernel_costs_its_own_reads_and_gives_the_same_bytes(scene: Scene)
     assert scene.build(wanted).document == made.document
 
 
+def test_it_is_booted_with_a_kernel_that_can_be_booted(scene: Scene) -> None:
+    captured = dataclasses.replace(NEW, smoke="host")
+    for one in (OLD, captured):
+        put(scene.server, one)
+    made = scene.build(scene.wanted([OLD, captured]))
+    assert layers(made)[1] == modules(captured)
+    assert made.to_boot[AMD64][0].entry == OLD
+    assert scene.build(scene.wanted([captured])).to_boot == {}
+
+
 def test_a_latest_of_somebody_else_is_read_around(scene: Scene) -> None:
     put(scene.server, OLD)
     scene.server.put(REPOSITORY, "latest", {"config": scene.server.put_blob(b"{}"), "layers": []})

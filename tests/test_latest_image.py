@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import requests
 from release import build, guest, publish
 from release.boot import Emulator
 from release.guest import Command
-from release.http import Http, bytes_digest
+from release.http import Http
 from release.latest import Line
 from release.layout import Layout
 from release.reference import Platform, Reference, parse_digest
@@ -23,7 +21,6 @@ from release.registry import Registry
 from release.resolve import Kernel
 from release.sync import World as PipelineWorld
 from tests.lab.built import Built
-from tests.lab.module_images import userland
 from tests.lab.setup import Setup, requests_by_host
 from tests.lab.world import LabKernel
 
@@ -82,6 +79,8 @@ def test_latest_loads_on_each_kernel_its_own_modules(
         tested |= {item["digest"] for item in document.content["layers"]}
     layers = [item["digest"] for item in layout.manifest.content["layers"]]
     assert set(layers[:-1]) <= tested
+    # Of each kernel its modules; the loader and the commands of ZFS are the same for both.
+    assert len(layers) == 5
 
     lines = catalogue(layout)
     assert {line.slug for line in lines} == {entry.slug for entry in setup.load().kernels}
@@ -127,33 +126,11 @@ def test_latest_loads_on_each_kernel_its_own_modules(
     assert "latest is behind" not in setup.run("status").stdout
 
 
-def with_userland(built: build.Built, to: Path) -> build.Built:
-    """The image as it is when a userland was built for it."""
-    shutil.copytree(built.layout.path, to)
-    layout = Layout(to)
-
-    def put(content: bytes) -> dict[str, object]:
-        digest = bytes_digest(content)
-        layout.blob(digest).write_bytes(content)
-        return {"digest": digest, "size": len(content)}
-
-    blob, diff_id = userland("2.1.11")
-    manifest, config = layout.manifest.content, layout.config
-    manifest["layers"].insert(1, {**manifest["layers"][0], **put(blob)})
-    config["rootfs"]["diff_ids"].insert(1, diff_id)
-    config["history"].insert(0, {"created_by": "COPY userland"})
-    manifest["config"] |= put(json.dumps(config).encode())
-    about = {**put(json.dumps(manifest).encode()), "mediaType": layout.manifest.media_type}
-    (to / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [about]}))
-    return dataclasses.replace(built, layout=layout)
-
-
 def test_the_modules_alone_are_the_tested_layers(
     built_in: Setup, built: Built, desktop_kernel: LabKernel, tmp_path: Path
 ) -> None:
     assert isinstance(built.facts, build.Built)
-    assert publish.modules_alone(built.facts) is None
-    whole = with_userland(built.facts, tmp_path / "whole")
+    whole = built.facts
     (entry,) = built_in.load().kernels
     kernel = Kernel(
         entry.image,
@@ -168,10 +145,11 @@ def test_the_modules_alone_are_the_tested_layers(
     assert built_in.tags().keys() == {entry.slug, f"{entry.slug}-modules"}
 
     alone = pulled(built_in, f"{entry.slug}-modules", tmp_path / "alone")
-    assert alone.layers == tuple(alone.blob(parse_digest(f"sha256:{x.name}")) for x in built.layers)
+    names = [layer.name for layer in alone.layers]
+    assert len(names) == 2
+    assert set(names) < {layer.name for layer in built.layers}
+    assert sum(layer.stat().st_size for layer in alone.layers) < 4_000_000
     assert alone.labels() == whole.layout.labels()
-    text = f":{entry.slug}-modules`"
     entry = dataclasses.replace(entry, zfs="2.1.11")
-    assert text in publish._notes(entry, kernel, image, [whole])
-    assert text not in publish._notes(entry, kernel, image, [built.facts])
+    assert f":{entry.slug}-modules`" in publish._notes(entry, kernel, image, [whole])
     built_in.empty()

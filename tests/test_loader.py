@@ -145,7 +145,12 @@ SCENARIOS = (
         "parameter-from-environment",
         _inside('ZFS_MODULE_OPTIONS="zfs_arc_min=1 nonsense=1" exec /install-zfs'),
     ),
-    Command("userland-missing", "container /install-zfs zpool status"),
+    Command("usage-argument", "container /install-zfs unload --force"),
+    Command("usage-arguments-of-info", "container /install-zfs info --json x"),
+    Command("usage-info-option", "container /install-zfs info --frobnicate"),
+    Command(
+        "userland-missing", "mv /image/userland /userland; container /install-zfs zpool status"
+    ),
     Command("userland-installed", USERLAND),
     Command("zpool-not-loaded", "container /install-zfs zpool status -v"),
     Command("architecture", "container /bin/busybox linux32 /install-zfs check"),
@@ -268,11 +273,15 @@ SCENARIOS = (
     ),
     Command(
         "unload-pools",
-        _inside(
-            "/bin/busybox mkdir -p /dev/p/tank /dev/p/backup;"
-            " /bin/busybox touch /dev/p/tank/state /dev/p/backup/state;"
-            " /bin/busybox mount --bind /dev/p /proc/spl/kstat/zfs; exec /install-zfs unload"
-        ),
+        "rm -r /image/userland; mv /userland /image; mkdir /image/pools; ln -s image/pools /pools;"
+        " for pool in tank backup; do truncate -s 128M /pools/$pool;"
+        " container /install-zfs zpool create -f -m none $pool /pools/$pool || exit; done;"
+        " container /install-zfs unload",
+    ),
+    Command(
+        "zpool-destroy",
+        "for pool in tank backup; do container /install-zfs zpool destroy $pool || exit; done;"
+        " container /install-zfs zpool list",
     ),
     Command("unload-in-use", "container /install-zfs unload 3</dev/zfs"),
     Command(
@@ -318,6 +327,9 @@ EXIT_CODES = {
     "help": 0,
     "usage-unknown-command": 2,
     "usage-load-option": 2,
+    "usage-argument": 2,
+    "usage-arguments-of-info": 2,
+    "usage-info-option": 2,
     "parameter-syntax": 2,
     "parameter-quotes": 2,
     "parameter-unknown": 2,
@@ -350,6 +362,7 @@ EXIT_CODES = {
     "zpool-user-namespace": 4,
     "zpool-other-version": 5,
     "unload-pools": 5,
+    "zpool-destroy": 0,
     "architecture": 3,
     "not-privileged": 4,
     "user-namespace": 4,
@@ -389,7 +402,7 @@ ON_ANOTHER_KERNEL = (
     Command("other-kernel-of-many", "container /install-zfs"),
     Command("none-near", "rm -r /image/kernels/6.*; container /install-zfs check"),
     Command("no-kernels", "rm -r /image/kernels; container /install-zfs check"),
-    Command("no-kernels-zpool", "container /install-zfs zpool status"),
+    Command("no-kernels-zpool", "rm -r /image/userland; container /install-zfs zpool status"),
     Command("modules-afterwards", MODULES.script),
     Command("banner", "cat /proc/version"),
 )

@@ -196,6 +196,11 @@ def _no_modules(machine: Machine) -> None:
     machine.mount("/usr/src")
 
 
+def _wsl2(machine: Machine) -> None:
+    _hide_headers(machine)
+    machine.write("proc/sys/kernel/osrelease", "5.15.167.4-microsoft-standard-WSL2\n")
+
+
 def _other_release(machine: Machine) -> None:
     machine.write(
         machine.headers / "include/generated/utsrelease.h", '#define UTS_RELEASE "6.10.11"\n'
@@ -244,6 +249,7 @@ def _new_kernel(machine: Machine) -> None:
         (_one_option, 2),
         (_no_modules, 2),
         (_hide_headers, 3),
+        (_wsl2, 3),
         (_other_release, 3),
         (_other_build, 3),
         (_nameless_headers, 3),

@@ -158,7 +158,7 @@ def test_nothing_is_loaded_by_a_check(transcript: Transcript) -> None:
 
 def test_the_second_start_loads_what_was_built(transcript: Transcript, spot: Spot) -> None:
     output = transcript["second-start"].output
-    assert output.startswith(f"ZFS {spot.zfs} is loaded: spl")
+    assert output.startswith(f"ZFS {spot.zfs} is loaded into {spot.release}")
     assert "building" not in output
     loaded = transcript["loaded"].output
     assert {"zfs", "spl", "/dev/zfs"} <= set(loaded.split())
@@ -174,7 +174,8 @@ def test_it_has_the_commands_of_zfs(transcript: Transcript, spot: Spot) -> None:
 
 
 def test_the_volume_alone_is_enough(transcript: Transcript, spot: Spot) -> None:
-    assert transcript["volume-alone"].output.startswith(f"ZFS {spot.zfs} is loaded: spl")
+    loaded = f"ZFS {spot.zfs} is loaded into {spot.release}"
+    assert transcript["volume-alone"].output.startswith(loaded)
     assert "is already built for this kernel" in transcript["build-again"].output
 
 

@@ -19,6 +19,7 @@ from semver import Version
 from release.http import Http
 from release.reference import Reference
 from release.registry import Registry
+from release.versions import modules_tag
 from tests.lab.hub import Image
 from tests.lab.setup import Setup, requests_by_host
 from tests.lab.world import NEWER, LabKernel, World
@@ -51,7 +52,8 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
     entries = {str(entry.image): entry for entry in setup.load().kernels}
     assert set(entries) == {desktop_kernel.reference, linuxkit_kernel.reference}
     tags = setup.tags()
-    assert set(tags) == {"desktop-4.13.0", "latest", *(entry.slug for entry in entries.values())}
+    slugs = {entry.slug for entry in entries.values()}
+    assert set(tags) == {"desktop-4.13.0", "latest", *slugs, *map(modules_tag, slugs)}
     for kernel in (desktop_kernel, linuxkit_kernel):
         entry = entries[kernel.reference]
         assert (entry.digest, str(entry.builder), entry.zfs) == (
@@ -112,7 +114,7 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert labels["install-zfs.builder-source"] == "label"
     assert f"builder {builder} (label), gcc (Debian " in run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
-    assert size < 4_000_000
+    assert size < 10_000_000
 
 
 def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
@@ -133,7 +135,7 @@ def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
     assert [alias.tag for alias in entry.aliases] == ["desktop-4.13.0"]
     second = "docker-for-desktop-kernel-desktop-4.13.0"
     tags = setup.tags()
-    assert tags.keys() == {entry.slug, second, "latest"}
+    assert tags.keys() == {entry.slug, modules_tag(entry.slug), second, "latest"}
     assert tags[entry.slug] == tags[second] == outcome["digest"]
     assert [one["status"] for one in setup.run("sync").outcomes] == ["unchanged"]
 
@@ -149,11 +151,8 @@ def test_choosing_leaves_out_but_loses_nothing(
     }
     assert len(two_kernels.load().kernels) == 2
     assert two_kernels.run("sync", "--limit", "0").exit_code == 0
-    assert set(two_kernels.tags()) == {
-        "desktop-4.13.0",
-        "latest",
-        two_kernels.load().kernels[0].slug,
-    }
+    slug = two_kernels.load().kernels[0].slug
+    assert set(two_kernels.tags()) == {"desktop-4.13.0", "latest", slug, modules_tag(slug)}
 
 
 def test_a_failed_kernel_does_not_hold_back_a_good_one(

@@ -77,6 +77,8 @@ class Host(Engine):
             self.log.append(f"[{len(self.log)}.0] {name}")
         if self.broken == f"complains during {name}":
             self.log.append("[2.1] BUG: unable to handle page fault")
+        if self.broken == "last unload" and self.commands.count("unload") == 2:
+            return Ran(5, "in use")
         return Ran(int(self.broken == name), f"{output}\n")
 
     def _shell(self, script: str) -> str:
@@ -140,6 +142,12 @@ def test_what_is_wrong_fails_and_zfs_is_unloaded(layer: Path, broken: str, says:
     with pytest.raises(SmokeError, match=says):
         _smoke(host, layer)
     assert not host.loaded
+
+
+def test_zfs_that_stays_loaded_is_told(layer: Path) -> None:
+    host = Host(broken="last unload")
+    with pytest.raises(SmokeError, match="cannot be unloaded from this machine again"):
+        _smoke(host, layer)
 
 
 def test_a_machine_that_uses_zfs_is_left_alone(layer: Path) -> None:

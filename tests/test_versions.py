@@ -171,7 +171,7 @@ ONE = f"{TOP}kernels:\n- image: a/b:1\n"
         (f"{TOP}on_the_spot: no\n", 2, "'no' is not true or false"),
         (f"{TOP}latest: 5\n", 2, "expected 'key: value' lines"),
         (f"{TOP}latest: {{kernels: all}}\n", 2, "'all' is not a number of kernels"),
-        (f"{TOP}latest: {{kernels: 124}}\n", 2, "an image has room for 123 kernels"),
+        (f"{TOP}latest: {{kernels: 123}}\n", 2, "an image has room for 122 kernels"),
         (f"{TOP}sources: docker.io/a/b\n", 2, "expected a list"),
         (f"{TOP}sources:\n- hub: https://h\n", 3, "the key 'repository' is missing"),
         (f"{TOP}sources:\n- repository: a/b:1\n", 3, "without a tag"),
