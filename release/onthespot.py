@@ -115,7 +115,7 @@ def build(world: World, report: Report, wanted: Recipe) -> Layout:
         world.source,
         world.revision,
     )
-    layout.save(tar(world.cache), (LOCAL,))
+    layout.save(tar(world.cache), (LOCAL, wanted.image.with_tag(IMAGE_TAG)))
     engine = Engine(world.environment)
     engine.load(tar(world.cache))
     ran = engine.run(f"install-zfs:{IMAGE_TAG}", "info")

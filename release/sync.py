@@ -554,7 +554,7 @@ class Work:
 
         self.report.step(entry.slug, f"load on this machine, {built.platform}")
         engine = Engine(self.world.environment)
-        engine.load(save_tar(self.world.cache, entry, built))
+        engine.load(save_tar(self.world, entry, built))
         image, manifest = f"install-zfs:{entry.slug}", built.layout.manifest
         if not engine.holds(image, manifest.digest, manifest.content["config"]["digest"]):
             raise SmokeError("is not the image that was just loaded", on=image, hint="run again")
@@ -566,7 +566,7 @@ class Work:
         """Leaves the sideload tar, and the image in the engine at hand."""
         from release.engine import Engine
 
-        tars = [save_tar(self.world.cache, entry, one) for one in built]
+        tars = [save_tar(self.world, entry, one) for one in built]
         Engine(self.world.environment).load(tars[0])
         tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
         return f"built{tested}, not published"
@@ -582,7 +582,7 @@ class Work:
         directory.mkdir(parents=True, exist_ok=True)
         assets = []
         for one in built:
-            tar = save_tar(world.cache, entry, one)
+            tar = save_tar(world, entry, one)
             asset = directory / asset_name(entry.slug, one.platform)
             publish.compress(tar, asset)
             assets.append(asset)
@@ -697,11 +697,14 @@ def _write_passed(cache: Path, digest: Digest, banner: str, result: SmokeResult)
     part.replace(record)
 
 
-def save_tar(cache: Path, entry: Entry, built: Built) -> Path:
-    """Writes the sideload tar of a module image."""
-    tar = sideload_tar(cache, entry.slug, built.platform)
+def save_tar(world: World, entry: Entry, built: Built) -> Path:
+    """Writes the sideload tar of a module image.
+
+    It has the published name beside the local one: the image's own messages name that.
+    """
+    tar = sideload_tar(world.cache, entry.slug, built.platform)
     local = Reference("docker.io", "library/install-zfs").with_tag(entry.slug)
-    built.layout.save(tar, (local,))
+    built.layout.save(tar, (local, world.versions.image.with_tag(entry.slug)))
     return tar
 
 

@@ -136,7 +136,7 @@ def _sideload(setup: Setup, kernel: LabKernel) -> None:
         for line in client.containers.run(local, "info", remove=True).decode().splitlines():
             _say(f"  {line}")
     finally:
-        client.images.remove(local, force=True)
+        client.images.remove(str(client.images.get(local).id), force=True)
 
 
 def _idle(setup: Setup) -> None:

@@ -108,8 +108,8 @@ class Setup:
         # What `build` and `smoke` leave for their user, tests do not leave in an engine.
         for tar in (self.directory / "cache").glob("zfs-*.tar"):
             local = f"install-zfs:{tar.stem.removeprefix('zfs-')}"
-            if self.world.client.images.list(name=local):
-                self.world.client.images.remove(local, force=True)
+            for image in self.world.client.images.list(name=local):
+                self.world.client.images.remove(str(image.id), force=True)
 
     # The outside world
 
