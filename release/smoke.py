@@ -220,6 +220,7 @@ def problems(
     if transcript["banner"].output != expected.kernel_banner:
         yield transcript["banner"], f"another kernel was expected: {expected.kernel_banner}"
 
+    boot = _state(transcript["state-after-boot"])
     for name in STEPS:
         outcome = transcript[name]
         if outcome.exit_code != 0:
@@ -227,8 +228,6 @@ def problems(
         if trouble := _KERNEL_TROUBLE.search(outcome.kernel_log):
             yield outcome, f"the kernel complained during {name}: {trouble[0]}"
 
-    boot = _state(transcript["state-after-boot"])
-    for name in STEPS:
         outcome = transcript[f"state-after-{name}"]
         state = _state(outcome)
         if surprising := state.taints - boot.taints - _EXPECTED_TAINTS:
