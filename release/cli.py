@@ -17,7 +17,7 @@ import click
 
 from release import __version__, capture, detect, latest, onthespot, probe, versions
 from release.advice import after_build, after_linuxkit, after_on_the_spot
-from release.components import Components
+from release.components import Components, pin
 from release.desktop import judge, show
 from release.errors import (
     ConfigurationError,
@@ -539,13 +539,19 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
 @_versions_option
 @_json_option
 @_jobs_option
-def linuxkit_(refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
+@click.option("--pin", "to_pin", is_flag=True, help="First pin linuxkit.yaml's images by digest.")
+def linuxkit_(
+    refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int, to_pin: bool
+) -> int:
     """Write files for LinuxKit VMs that load ZFS on boot, and in Docker.
 
     Builds what is not built, and the VMs where the linuxkit command is installed.
     """
     with _report() as report:
         world = _world(path)
+        if to_pin:
+            for image in pin(COMPONENTS, world.registry.head):
+                report.say(f"pinned {image}")
         components = Components.load(COMPONENTS, world.versions.linuxkit)
         workshop = Workshop(world.cache, components, os.environ)
         entries = newest_first(world.versions.kernels)

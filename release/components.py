@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
-from release.reference import Reference
-from release.yamlfile import Node, compose, read
+from release.errors import ResolveError
+from release.reference import Digest, Reference
+from release.yamlfile import Node, compose, end_of, read, write
+
+_BEGIN = "init: linuxkit/init:..."
+_HINT = "get it back from the project's repository"
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,7 @@ class Components:
         Raises:
             ConfigurationError: it cannot be read, or names something else than all images.
         """
-        text = read(path, hint="get it back from the project's repository")
-        top = Node(path, compose(path, text, begin="init: linuxkit/init:..."))
+        top = Node(path, compose(path, read(path, hint=_HINT), begin=_BEGIN))
         images = parse_components(top, required=NAMES) | dict(others)
         return cls(**{_field(name): image for name, image in images.items()})
 
@@ -65,3 +68,33 @@ def _image(node: Node) -> Reference:
             f"{image} is not pinned", "write a tag or a digest behind it, as in linuxkit/init:..."
         )
     return image
+
+
+def pin(path: Path, find: Callable[[Reference], Digest | None]) -> tuple[Reference, ...]:
+    """Writes behind each image of the file that has none the digest that its tag has now.
+
+    Args:
+        find: asks a registry for the digest of a tag; None where there is no such tag.
+
+    Returns:
+        The images that have a digest now.
+
+    Raises:
+        ConfigurationError: the file cannot be read.
+        ResolveError: an image is not there; the file stays as it is.
+    """
+    text = read(path, hint=_HINT)
+    nodes = Node(path, compose(path, text, begin=_BEGIN)).mapping(*NAMES)
+    found: dict[int, tuple[int, Reference]] = {}
+    for node in nodes.values():
+        image = _image(node)
+        if image.digest:
+            continue
+        digest = find(image)
+        if not digest:
+            raise ResolveError("is not there", on=str(image), hint=f"name another in {path}")
+        found[node.node.start_mark.index] = end_of(node.node), replace(image, digest=digest)
+    for start, (end, image) in sorted(found.items(), reverse=True):
+        text = f"{text[:start]}{image.familiar}{text[end:]}"
+    write(path, text)
+    return tuple(image for _, image in found.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from release.components import NAMES, Components
-from release.errors import ConfigurationError
+from release.components import NAMES, Components, pin
+from release.errors import ConfigurationError, ResolveError
 from release.layout import Layout, saved_labels
 from release.linuxkit import LOCAL, VARIANTS, Machine
 from release.reference import Digest, Reference
@@ -143,6 +144,37 @@ def test_the_projects_images_are_pinned() -> None:
         assert image.tag != "latest"
         if image.repository.startswith("linuxkit/"):
             assert len(image.tag) == len(hashlib.sha1(b"").hexdigest())
+
+
+def test_pinning_writes_the_digests_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "linuxkit.yaml"
+    before = COMPONENTS.read_text().replace("init: linuxkit/init:", "init: 'linuxkit/init:", 1)
+    before = before.replace("\nrunc:", "' # as it was\nrunc:", 1)
+    path.write_text(before)
+    asked: list[Reference] = []
+
+    def find(image: Reference) -> Digest:
+        asked.append(image)
+        return Digest(f"sha256:{len(asked):064x}")
+
+    pinned = pin(path, find)
+    assert len(pinned) == len(asked) == len(NAMES)
+    components = Components.load(path, {})
+    assert components.docker == pinned[-1]
+    assert components.docker.tag
+    after = path.read_text()
+    plain = before.replace("'linuxkit/init", "linuxkit/init").replace("' # as", " # as")
+    assert re.sub("@sha256:[0-9a-f]{64}", "", after) == plain
+    assert pin(path, find) == ()
+    assert path.read_text() == after
+
+
+def test_what_is_not_there_is_not_pinned(tmp_path: Path) -> None:
+    path = tmp_path / "linuxkit.yaml"
+    path.write_text(COMPONENTS.read_text())
+    with pytest.raises(ResolveError, match=r"linuxkit/init:.*is not there"):
+        pin(path, lambda _: None)
+    assert path.read_text() == COMPONENTS.read_text()
 
 
 # Settings
