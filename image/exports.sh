@@ -18,7 +18,7 @@ for object in "${depends%/*}/.tmp_${name%.d}" "${depends%/*}/${name%.d}"; do
     [ ! -f "$object" ] || nm "$object"
 done | sed -n 's/.* __\(ksymtab\|export_symbol\)_//p' | while read -r symbol; do
     echo "extern char ${symbol}[0x${build%% *}];"
-    # What genksyms goes by, until Linux 5.10 and since.
+    # Genksyms goes by one or the other, by the age of the kernel.
     echo "EXPORT_SYMBOL($symbol);"
     echo "__GENKSYMS_EXPORT_SYMBOL($symbol);"
 done
