@@ -207,7 +207,9 @@ def test_the_pipeline_makes_the_image(setup: Setup, spot: Spot, desktop_kernel: 
 
 def test_sync_publishes_it_once_and_repairs_its_tag(setup: Setup, spot: Spot) -> None:
     table = setup.directory / "builders.yaml"
-    table.write_text(f"builders:\n  - compiler: gcc\n    image: {spot.builder}\n")
+    table.write_text(
+        f"builders:\n  - compiler: gcc (Debian 12.2.0) 12.2.0\n    image: {spot.builder}\n"
+    )
     setup.write_versions(on_the_spot=True)
     setup.path.write_text(f"builders: {table.name}\n{setup.path.read_text()}")
     assert f"{setup.image}:build is behind" in setup.run("plan").stdout
