@@ -70,7 +70,7 @@ RUN --mount=type=bind,from=alike,source=/alike,target=/usr/src/linux,rw \
 
 FROM toolchain AS modules
 ARG ZFS_VERSION
-COPY image/modules.sh image/modules.mk image/first.h image/exports.sh image/banner.sh /build/
+COPY image/modules.sh image/modules.mk image/first.h image/first-zfs.h image/exports.sh image/banner.sh /build/
 RUN --mount=type=bind,from=headers,source=/headers,target=/usr/src/linux,rw \
     --mount=type=bind,from=configured,source=/zfs,target=/zfs,rw \
     --mount=type=bind,from=kernel-files,target=/kernel \

@@ -1,4 +1,4 @@
-/* What most of ZFS's files include, in every version. See modules.mk. */
+/* Headers of the kernel that most of ZFS's files include, in every version. See modules.mk. */
 #include <linux/kconfig.h>
 #include <linux/compiler_types.h>
 #include <linux/module.h>
@@ -13,7 +13,3 @@
 #include <linux/swap.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
-#include "/zfs/zfs_config.h"
-#if __has_include(<sys/zfs_context.h>)
-#include <sys/zfs_context.h>
-#endif

@@ -20,7 +20,7 @@ $(first): modname = $(notdir $(basename $(basename $@)))
 $(first): part-of-module := y
 $(first):
 	mkdir -p $(@D)
-	cp $(FIRST) $(basename $@)
+	cat $(FIRST) $(if $(filter spl,$(modname)),,$(FIRST:.h=-zfs.h)) >$(basename $@)
 	for try in 1 2 3; do \
 		[ $$try != 1 ] || $(CC) $(c_flags) -x c-header -o $@ $(basename $@); \
 		$(CC) -include $(basename $@) $(c_flags) -x c -c -o $@.o /dev/null || rm -f $@; \
