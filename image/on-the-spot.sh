@@ -58,6 +58,11 @@ docker_build() {
         "  --build-arg ZFS_VERSION=$zfs_version -t $(image) ."
 }
 
+restart() {
+    say "restart Docker Desktop: it may have been updated while this kernel was running; then" \
+        "$(docker_run)"
+}
+
 ready_made() {
     say "take an image that is built already:" \
         "docker run --rm --privileged ${IMAGE:-install-zfs}:desktop-<your Docker Desktop version>"
@@ -138,15 +143,13 @@ $(ready_made)"
         "the headers are another kernel's; nothing was built." \
         "$release ($headers)" \
         "$running_release" \
-        "restart Docker Desktop: it may have been updated while this kernel was running; then
-$(docker_run)"
+        "$(restart)"
     banner=$(sh "$scripts/banner.sh" "$headers" 2>&1)
     [ "$banner" = "$running_banner" ] || fail $NOT_THIS_KERNEL \
         "the headers are those of another build of the running kernel; nothing was built." \
         "$banner ($headers)" \
         "$running_banner" \
-        "restart Docker Desktop: it may have been updated while this kernel was running; then
-$(docker_run)"
+        "$(restart)"
     # depmod finds out with these what has to be loaded before zfs.
     [ -d "$root/lib/modules/$running_release" ] || is_mounted /lib/modules || fail $USAGE \
         "the modules of the running kernel cannot be seen from here." \

@@ -305,14 +305,11 @@ class Builder:
         if recipe.headers:
             labels["install-zfs.headers-image"] = str(recipe.headers)
             headers = ["--build-arg", f"HEADERS_IMAGE={recipe.headers}"]
-        archive = self.cache / "images" / f".{recipe.name}.oci.tar"
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        options = []
-        for name, value in labels.items():
-            options += ["--label", f"{name}={value}"]
-        self._buildx(
+        return self._exported(
+            recipe.name,
             str(recipe.kernel.image),
             self.log(recipe),
+            labels,
             *("--platform", recipe.platform),
             *("--build-arg", f"KERNEL_IMAGE={recipe.kernel.image.at(recipe.manifest)}"),
             *headers,
@@ -322,22 +319,9 @@ class Builder:
             *("--build-arg", f"ZFS_VERSION={recipe.zfs}"),
             *("--build-arg", f"IMAGE={recipe.image}"),
             *("--build-context", f"openzfs={recipe.openzfs}"),
-            *options,
-            *("--provenance", "false", "--sbom", "false"),
             *("--build-arg", f"SOURCE_DATE_EPOCH={created}"),
-            # gzip is what every Docker that runs these kernels can read.
-            *(
-                "--output",
-                f"type=oci,dest={archive},rewrite-timestamp=true,compression=gzip,"
-                "force-compression=true",
-            ),
+            output="rewrite-timestamp=true",
         )
-        layout = self.cache / "images" / recipe.name
-        shutil.rmtree(layout, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(layout, filter="data")
-        archive.unlink()
-        return Layout(layout)
 
     def on_the_spot(
         self, builder: BuilderImage, openzfs: Path, image: Reference, source: str, revision: str
@@ -358,23 +342,45 @@ class Builder:
             "install-zfs.builder-digest": builder.digest,
             "install-zfs.builder-image": str(builder.image),
         }
-        archive = self.cache / "images" / ".on-the-spot.oci.tar"
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        options = []
-        for name, value in labels.items():
-            options += ["--label", f"{name}={value}"]
-        self._buildx(
+        return self._exported(
+            "on-the-spot",
             str(builder.image),
             self.cache / "logs" / "on-the-spot.build.log",
+            labels,
             *("--target", "on-the-spot"),
             *("--build-arg", f"BUILDER_IMAGE={builder.pinned}"),
             *("--build-arg", f"IMAGE={image}"),
             *("--build-context", f"openzfs={openzfs}"),
+        )
+
+    def _exported(
+        self,
+        name: str,
+        on: str,
+        log: Path,
+        labels: Mapping[str, str],
+        *options: str,
+        output: str = "",
+    ) -> Layout:
+        """Builds an image into a layout of that name, in place of what was there.
+
+        Args:
+            output: what else the exporter is to be told.
+        """
+        archive = self.cache / "images" / f".{name}.oci.tar"
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        for label, value in labels.items():
+            options += ("--label", f"{label}={value}")
+        # gzip is what every Docker that runs these kernels can read.
+        exporter = f"type=oci,dest={archive},compression=gzip,force-compression=true"
+        self._buildx(
+            on,
+            log,
             *options,
             *("--provenance", "false", "--sbom", "false"),
-            *("--output", f"type=oci,dest={archive},compression=gzip,force-compression=true"),
+            *("--output", f"{exporter},{output}".rstrip(",")),
         )
-        layout = self.cache / "images" / "on-the-spot"
+        layout = self.cache / "images" / name
         shutil.rmtree(layout, ignore_errors=True)
         with tarfile.open(archive) as tar:
             tar.extractall(layout, filter="data")

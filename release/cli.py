@@ -103,9 +103,8 @@ def sync(
         desktop = world.desktops(entries, news)
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
-        failures = (*news.failures, *unread)
         behind, unseen = _behind(world, entries, observed)
-        failures = (*failures, *unseen)
+        failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
         if limit != 0 and (to_do or behind):
             world.preflight(Step.PUBLISH)

@@ -151,17 +151,13 @@ def is_behind(world: World) -> bool:
     )
 
 
-def bring_up_to_date(world: World, report: Report) -> bool:
-    """Publishes the image for this machine's platform, beside those that others published.
-
-    Returns:
-        Whether the tag moved.
+def bring_up_to_date(world: World, report: Report) -> None:
+    """Publishes the image for this machine's platform, beside those that others published. Only
+    for one that :func:`is_behind`.
 
     Raises:
         ReleaseError: it stays as it was.
     """
-    if not is_behind(world):
-        return False
     wanted, platform = recipe(world), native_platform()
     registry, mark = world.registry, _mark(wanted, platform)
     reference = wanted.image.with_tag(IMAGE_TAG)
@@ -183,7 +179,6 @@ def bring_up_to_date(world: World, report: Report) -> bool:
         Record(digest, mark).put(registry, wanted.image)
     registry.put(reference, document)
     report.say(f"{reference}: builds ZFS {', '.join(wanted.zfs)} where it runs")
-    return True
 
 
 def _mark(wanted: Recipe, platform: Platform) -> str:

@@ -125,14 +125,8 @@ def smoke(
         emulator=emulator,
         files=[initramfs.regular_file("guest-pool.sh", guest.script("guest-pool.sh"))],
     )
-    for outcome, problem in problems(transcript, expected, modules):
-        raise SmokeError(
-            problem,
-            on=expected.kernel_release,
-            detail=telling_lines(f"{outcome.output}\n{outcome.kernel_log}"),
-            hint=f"the guest's serial console is in {log}",
-        )
-    return result(transcript, modules, transcript.boot.accelerator)
+    hint = f"the guest's serial console is in {log}"
+    return judge(transcript, expected, modules, transcript.boot.accelerator, hint)
 
 
 def _commands() -> list[Command]:
@@ -198,10 +192,29 @@ def _pool_steps(outcome: Outcome) -> list[_PoolStep]:
     return [_PoolStep(name, int(centis) / 100, int(kib)) for name, centis, kib in found]
 
 
-def result(
-    transcript: Transcript, modules: tuple[str, ...], accelerator: Accelerator | Literal["host"]
+def judge(
+    transcript: Transcript,
+    expected: Expected,
+    modules: tuple[str, ...],
+    accelerator: Accelerator | Literal["host"],
+    hint: str,
 ) -> SmokeResult:
-    """What a test without problems took."""
+    """What a test took.
+
+    Args:
+        modules: what a load inserts, in load order.
+        hint: where to look further, for the error.
+
+    Raises:
+        SmokeError: something was not as it has to be.
+    """
+    for outcome, problem in problems(transcript, expected, modules):
+        raise SmokeError(
+            problem,
+            on=expected.kernel_release,
+            detail=telling_lines(f"{outcome.output}\n{outcome.kernel_log}"),
+            hint=hint,
+        )
     steps = _pool_steps(transcript["pool"])
     before = _state(transcript["state-after-boot"]).available_kib
     return SmokeResult(

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from release import guest
-from release.boot import Boot, telling_lines
+from release.boot import Boot
 from release.engine import Engine, Ran
 from release.errors import SmokeError, UnbuildableError
 from release.guest import Outcome, Transcript
 from release.kernel import banner_release
-from release.smoke import STATE, STEPS, Expected, SmokeResult, modules_of, problems, result
+from release.smoke import STATE, STEPS, Expected, SmokeResult, judge, modules_of
 
 _BUSYBOX = "/bin/busybox"
 _APPLETS = "".join(
@@ -91,14 +91,8 @@ def smoke_host(
     # No boot: the machine was running.
     boot = Boot("", "kvm", time.monotonic() - started)
     transcript = Transcript({one.name: one for one in outcomes}, boot)
-    for outcome, problem in problems(transcript, expected, modules):
-        raise SmokeError(
-            problem,
-            on=expected.kernel_release,
-            detail=telling_lines(f"{outcome.output}\n{outcome.kernel_log}"),
-            hint=f"what every command printed is in {log}",
-        )
-    return result(transcript, modules, "host")
+    hint = f"what every command printed is in {log}"
+    return judge(transcript, expected, modules, "host", hint)
 
 
 class _Tester:
@@ -148,10 +142,8 @@ class _Tester:
         """
         try:
             yield
-        except BaseException:
-            self._engine.run(self._image, "unload", privileged=True)
-            raise
-        ran = self._engine.run(self._image, "unload", privileged=True)
+        finally:
+            ran = self._engine.run(self._image, "unload", privileged=True)
         if ran.exit_code != 0:
             raise SmokeError(
                 "cannot be unloaded from this machine again",
