@@ -72,6 +72,11 @@ _jobs_option = click.option(
     show_default="the number of processors",
     help="How many kernels to work on side by side.",
 )
+_verify_option = click.option(
+    "--verify",
+    is_flag=True,
+    help="Look at the digest behind every published tag, and not at a share of them.",
+)
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
 
 
@@ -91,8 +96,14 @@ def cli() -> None:
 @_jobs_option
 @click.option("--only", multiple=True, metavar="REF", help="Work on this kernel only (repeatable).")
 @click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+@_verify_option
 def sync(
-    path: Path, json_to: Path | None, jobs: int, only: tuple[str, ...], limit: int | None
+    path: Path,
+    json_to: Path | None,
+    jobs: int,
+    only: tuple[str, ...],
+    limit: int | None,
+    verify: bool,
 ) -> int:
     """Do everything: poll, append, build, smoke, push, publish; newest kernels first."""
     with _report() as report:
@@ -101,6 +112,7 @@ def sync(
         news, observed = world.look()
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
+        observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
         behind, unseen = _behind(world, entries, observed)
@@ -206,13 +218,17 @@ def poll_(path: Path, json_to: Path | None) -> int:
 @_json_option
 @click.option("--only", multiple=True, metavar="REF", help="Plan this kernel only (repeatable).")
 @click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
-def plan_(path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | None) -> int:
+@_verify_option
+def plan_(
+    path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | None, verify: bool
+) -> int:
     """Print what sync would do and why; write nothing. Needs no Docker engine."""
     with _report() as report:
         world = _world(path)
         news, observed = world.look(whole=True)
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
+        observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen, limit=limit)
         behind, unseen = _behind(world, entries, observed)

@@ -65,6 +65,10 @@ class UpstreamError(ReleaseError):
     exit_code = ExitCode.UPSTREAM_INCOMPLETE
 
 
+class OtherBytesError(UpstreamError):
+    """What came does not have the digest that was asked for."""
+
+
 class NotFoundError(ReleaseError):
     """A 404: the only answer that means "not there", and only for an object of our own."""
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from release.errors import ConfigurationError, UpstreamError
-from release.http import Http
+from release.errors import ConfigurationError, PublishError, UpstreamError
+from release.http import Http, Response
 from release.reference import Digest, parse_digest
 
 API = "https://api.github.com"
@@ -171,13 +171,46 @@ class GitHub:
             expect=(201,),
         )
 
-    def publish(self, release: Release) -> None:
-        """Makes a draft public; GitHub creates its git tag."""
-        self._http.request(
+    def publish(self, release: Release) -> bool:
+        """Makes a draft public; GitHub creates its git tag.
+
+        Returns:
+            False where the name of the git tag is burned: an immutable release had it.
+        """
+        answer = self._edit(release, {"draft": False}, expect=(200, 422))
+        if answer.status == 200:
+            return True
+        try:
+            errors = answer.json()["errors"]
+            burned = any(error["field"] == "tag_name" for error in errors)
+        except (KeyError, TypeError) as error:
+            raise UpstreamError(
+                "GitHub refuses to publish it, in a way that is not understood", on=release.url
+            ) from error
+        if not burned:
+            raise PublishError(
+                "GitHub refuses to publish it", on=release.url, detail=str(errors)[:300]
+            )
+        return False
+
+    def rename(self, draft: Release, git_tag: str, body: str) -> None:
+        """Gives a draft the name of another git tag."""
+        assert draft.draft
+        self._edit(draft, {"tag_name": git_tag, "body": body})
+
+    def describe(self, release: Release, body: str) -> None:
+        """Writes other notes to a release; immutable ones take them, too."""
+        self._edit(release, {"body": body})
+
+    def _edit(
+        self, release: Release, what: Mapping[str, Any], expect: tuple[int, ...] = (200,)
+    ) -> Response:
+        return self._http.request(
             "PATCH",
             release.url,
-            json={"draft": False},
+            json=what,
             headers=self._headers,
+            expect=expect,
             idempotent=True,
         )
 

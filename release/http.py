@@ -21,7 +21,13 @@ import requests
 import tenacity
 
 from release import __version__
-from release.errors import NotFoundError, PreflightError, ReleaseError, UpstreamError
+from release.errors import (
+    NotFoundError,
+    OtherBytesError,
+    PreflightError,
+    ReleaseError,
+    UpstreamError,
+)
 from release.reference import Digest
 
 CONNECT_SECONDS = 10.0
@@ -295,13 +301,13 @@ class Http:
         """Downloads ``url`` to ``to``, which appears whole and with its digest, or not at all.
 
         Raises:
-            UpstreamError: what came has another digest.
+            OtherBytesError: what came has another digest.
         """
         part = to.with_name(f".{to.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
             self.request("GET", url, headers=headers, save=part)
             if (got := file_digest(part)) != expected:
-                raise UpstreamError(
+                raise OtherBytesError(
                     "answered with other bytes than the digest names",
                     on=_without_query(url),
                     detail=f"expected {expected}\ngot      {got}",

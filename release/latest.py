@@ -31,7 +31,7 @@ from release.layers import (
     file_layer,
     read_file_layer,
 )
-from release.plan import SUMS, Observed, find_asset, git_tag, newest_first
+from release.plan import SUMS, Observed, find_asset, newest_first
 from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
 from release.registry import Document, Registry
@@ -120,7 +120,7 @@ def _members(entries: Iterable[Entry], observed: Observed) -> Iterator[Member]:
     for entry in newest_first(entries):
         if entry.slug not in observed.image_tags or not entry.zfs:
             continue
-        release = observed.release(git_tag(entry.slug, entry.zfs))
+        release = observed.release(entry.slug, entry.zfs)
         if release is None or release.draft:
             continue
         for platform in sorted(entry.platforms):

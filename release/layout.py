@@ -38,11 +38,17 @@ class Layout:
             PublishError: the layout does not hold exactly one image.
         """
         index = json.loads((self.path / "index.json").read_bytes())
-        manifests = [item for item in index["manifests"] if item["mediaType"] in MANIFESTS]
+        # A saved image is there once for each of its names.
+        manifests = {
+            item["digest"]: item["mediaType"]
+            for item in index["manifests"]
+            if item["mediaType"] in MANIFESTS
+        }
         if len(manifests) != 1:
             raise PublishError("does not hold exactly one image", on=str(self.path))
-        digest = parse_digest(manifests[0]["digest"])
-        return Document(digest, manifests[0]["mediaType"], self.read(digest))
+        ((name, media_type),) = manifests.items()
+        digest = parse_digest(name)
+        return Document(digest, media_type, self.read(digest))
 
     def read(self, digest: Digest) -> bytes:
         """A blob's content, checked against its digest."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 
+from release import drift
 from release.github import Asset, Release
-from release.reference import Platform, architecture
+from release.receipt import Receipt
+from release.reference import Digest, Platform, architecture
 from release.report import Status
 from release.solver import Choice, Chosen, Policy, Waiting
 from release.tags import ImageTag
@@ -15,10 +19,27 @@ from release.versions import Entry, modules_tag
 
 SUMS = "SHA256SUMS"
 
+_NUMBERED = re.compile(r"(.+)-([1-9][0-9]*)")
+
 
 def git_tag(slug: str, zfs: str) -> str:
-    """The git tag, and so the name, of the GitHub release of a kernel and a ZFS version."""
+    """The git tag, and so the name, of the GitHub release of a kernel and a ZFS version.
+
+    One that takes the place of another, which cannot be mended, has a number behind it, from 2 on.
+    """
     return f"{slug}-zfs-{zfs}"
+
+
+def row_of(tag: str) -> str:
+    """The git tag that stands first among those that take each other's place."""
+    match = _NUMBERED.fullmatch(tag)
+    return match[1] if match else tag
+
+
+def next_git_tag(tag: str) -> str:
+    """The name of the release that takes the place of another."""
+    match = _NUMBERED.fullmatch(tag)
+    return f"{match[1]}-{int(match[2]) + 1}" if match else f"{tag}-2"
 
 
 def asset_name(slug: str, platform: Platform) -> str:
@@ -52,18 +73,72 @@ def not_here(platform: Platform) -> str:
 
 @dataclass(frozen=True)
 class Observed:
-    """What is out there: the module image's tags, and the GitHub releases.
+    """What is out there.
 
-    ``releases`` is None where there was no repository to look at.
+    Attributes:
+        image_tags: of the module image.
+        releases: on GitHub; None where there was no repository to look at.
+        digests: what is behind the tags that were looked at; None for nothing.
     """
 
     image_tags: frozenset[str]
     releases: tuple[Release, ...] | None
+    digests: Mapping[str, Digest | None] = field(default_factory=lambda: MappingProxyType({}))
 
-    def release(self, tag: str) -> Release | None:
-        """The release with this git tag, a published one before a draft."""
-        found = [release for release in self.releases or () if release.git_tag == tag]
-        return min(found, key=lambda release: release.draft, default=None)
+    def release(self, slug: str, zfs: str) -> Release | None:
+        """The release of a kernel and a ZFS version: of several in a row the last, a published one
+        before a draft.
+        """
+        return release_in(self._by_tag.get(git_tag(slug, zfs), ()))
+
+    @cached_property
+    def _by_tag(self) -> Mapping[str, Sequence[Release]]:
+        """The releases by git tag, those with a number by the one without."""
+        found: dict[str, list[Release]] = {}
+        for release in self.releases or ():
+            found.setdefault(row_of(release.git_tag), []).append(release)
+        return found
+
+    def receipt(self, entry: Entry, zfs: str | None) -> Receipt | None:
+        """What was published of this very kernel with a ZFS version; None where nothing is known
+        to have been, or the release is yet to be published for the first time.
+        """
+        release = self.release(entry.slug, zfs) if zfs else None
+        if not release or (release.draft and not entry.resolved):
+            return None
+        receipt = self._receipts.get(release.id)
+        return receipt if receipt and receipt.entry.digest == entry.digest else None
+
+    @cached_property
+    def _receipts(self) -> Mapping[int, Receipt]:
+        found = ((release.id, Receipt.find(release.body)) for release in self.releases or ())
+        return {number: receipt for number, receipt in found if receipt}
+
+
+def release_in(row: Iterable[Release]) -> Release | None:
+    """The one that counts of the releases of a kernel and a ZFS version."""
+
+    def key(release: Release) -> tuple[int, bool, int]:
+        match = _NUMBERED.fullmatch(release.git_tag)
+        return int(match[2]) if match else 1, not release.draft, -release.id
+
+    return max(row, key=key, default=None)
+
+
+def digests_to_be(
+    entries: Iterable[Entry], observed: Observed, desktop: Mapping[str, Sequence[str]]
+) -> dict[str, Digest]:
+    """The digest that is to be behind each tag of a kernel, of those that there are."""
+    wanted: dict[str, Digest] = {}
+    for entry in entries:
+        if receipt := observed.receipt(entry, entry.zfs):
+            versions = (*entry.desktop, *desktop.get(entry.slug, ()))
+            wanted |= _digests(entry, receipt, versions)
+    return {name: digest for name, digest in wanted.items() if name in observed.image_tags}
+
+
+def _digests(entry: Entry, receipt: Receipt, desktop: Iterable[str]) -> dict[str, Digest]:
+    return receipt.digests(entry, (*entry.image_tags, *map(desktop_tag, desktop)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +152,9 @@ class Target:
         elsewhere: the platforms that this machine does not build for.
         choice: which ZFS version it is to have, as far as that was looked at.
         desktop: the Docker Desktop versions that are known to run it.
+        repairs: how what is there differs from what was published, in words.
+        receipt: what was published of it, where that is known.
+        release: its release, if there is one.
     """
 
     entry: Entry
@@ -86,6 +164,9 @@ class Target:
     elsewhere: tuple[Platform, ...] = ()
     choice: Choice | None = None
     desktop: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
+    receipt: Receipt | None = None
+    release: Release | None = None
 
     @property
     def zfs(self) -> str | None:
@@ -104,16 +185,17 @@ class Target:
 
     @property
     def to_do(self) -> bool:
-        return bool(self.missing) and not self.left_out
+        return bool(self.missing or self.repairs) and not self.left_out
 
     @property
     def reason(self) -> str:
         if self.left_out:
             return self.left_out
         missing = [f"missing: {', '.join(self.missing)}"] if self.missing else []
+        repairs = [f"to repair: {', '.join(self.repairs)}"] if self.repairs else []
         warning = [f"warning: {self.warning}"] if self.warning else []
         elsewhere = [not_here(platform) for platform in self.elsewhere]
-        return "; ".join((*missing, *warning, *elsewhere))
+        return "; ".join((*missing, *repairs, *warning, *elsewhere))
 
 
 def newest_first(entries: Iterable[Entry]) -> list[Entry]:
@@ -204,37 +286,92 @@ def _target(
         missing.append(f"ZFS {zfs} in place of {entry.zfs} (policy {entry.policy or policy})")
     if entry.slug not in observed.image_tags:
         missing.append("image")
+    release = observed.release(entry.slug, zfs) if zfs else None
+    receipt = observed.receipt(entry, zfs)
     if observed.releases is None:
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
-    elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
+    elif entry.zfs is None or not _complete(entry.slug, here, release, receipt):
         missing.append("release")
     names = [*entry.image_tags[1:], *map(desktop_tag, desktop)]
-    if zfs and _has_modules_tag(entry.slug, zfs, observed):
+    if release and _has_modules_tag(entry.slug, release):
         names.insert(0, modules_tag(entry.slug))
     missing += [name for name in names if name not in observed.image_tags]
+    repairs: tuple[str, ...] = ()
+    if receipt or (entry.resolved and zfs == entry.zfs and (release or _is_there(entry, observed))):
+        repairs = tuple(_repairs(entry, missing, desktop, elsewhere, release, receipt, observed))
     if not entry.resolved:
         missing.append("record")
     why = entry.skip
     if why:
-        missing = []
+        missing, repairs = [], ()
     elif entry.platforms and not here:
         why = f"upstream has it for {', '.join(elsewhere)} only, which this machine cannot boot"
     elif choice and not isinstance(choice, Chosen) and not entry.zfs:
         why = choice.reason
-    return Target(entry, here, tuple(missing), why, elsewhere, choice, desktop)
+    return Target(
+        entry,
+        here,
+        tuple(missing),
+        why,
+        elsewhere,
+        choice,
+        desktop,
+        repairs,
+        receipt,
+        release,
+    )
 
 
-def _has_modules_tag(slug: str, zfs: str, observed: Observed) -> bool:
+def _is_there(entry: Entry, observed: Observed) -> bool:
+    return entry.slug in observed.image_tags
+
+
+def _repairs(
+    entry: Entry,
+    missing: Iterable[str],
+    desktop: Iterable[str],
+    elsewhere: Iterable[Platform],
+    release: Release | None,
+    receipt: Receipt | None,
+    observed: Observed,
+) -> Iterator[str]:
+    """How what is there differs from what was published.
+
+    What is missing and was never published, as the tag of a new Desktop version, is none of it.
+    """
+    known = {"image": "the image", "release": "the release"}
+    if receipt:
+        tags = (*receipt.entry.image_tags[1:], *map(desktop_tag, receipt.entry.desktop))
+        known |= {name: name for name in (modules_tag(entry.slug), *tags)}
+    for name in missing:
+        if name == "release" and release:
+            yield "the release was a draft" if release.draft else "the release lacked a file"
+        elif name in known:
+            yield f"{known[name]} was missing"
+    if receipt and release:
+        leave_out = [asset_name(entry.slug, platform) for platform in elsewhere]
+        yield from drift.damaged_files(receipt, release, leave_out)
+    if receipt:
+        yield from drift.moved_tags(_digests(entry, receipt, desktop), observed.digests)
+
+
+def _has_modules_tag(slug: str, release: Release) -> bool:
     """Whether a kernel's image was published without its userland, too: its release says so."""
-    release = observed.release(git_tag(slug, zfs))
-    return release is not None and f":{modules_tag(slug)}`" in release.body
+    return f":{modules_tag(slug)}`" in release.body
 
 
-def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed) -> bool:
-    """Whether the release stands with everything that this machine has to give to it."""
-    release = observed.release(git_tag(slug, zfs))
+def _complete(
+    slug: str, here: Iterable[Platform], release: Release | None, receipt: Receipt | None
+) -> bool:
+    """Whether the release stands with everything that this machine has to give to it.
+
+    Where a receipt says what was there, what was damaged since is another matter.
+    """
     if release is None or release.draft:
         return False
+    if receipt:
+        names = ((asset_name(slug, one), old_asset_name(slug, one)) for one in here)
+        return all(receipt.files.keys() & set(either) for either in names)
     sums = release.asset(SUMS)
     return bool(sums and sums.state == "uploaded" and sums.size) and all(
         find_asset(release, slug, platform) for platform in here

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import lzma
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from release.build import Built
@@ -14,7 +15,16 @@ from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, file_digest
 from release.layers import START_BYTES, Assembled, Image, without_userland
 from release.layout import Layout
-from release.plan import SUMS, asset_name, git_tag, old_asset_name
+from release.plan import (
+    SUMS,
+    asset_name,
+    git_tag,
+    next_git_tag,
+    old_asset_name,
+    release_in,
+    row_of,
+)
+from release.receipt import File, Part, Receipt
 from release.reference import (
     Digest,
     Platform,
@@ -35,28 +45,59 @@ _XZ_PRESET = 6
 
 
 def push(
-    registry: Registry, image: Reference, slug: str, kernel: Kernel, built: Sequence[Built]
-) -> Document:
+    registry: Registry,
+    image: Reference,
+    slug: str,
+    kernel: Kernel,
+    built: Sequence[Built],
+    receipt: Receipt | None = None,
+) -> Pushed:
     """Pushes what was built, and moves the tag ``slug`` to it.
 
     A kernel that upstream has for one platform gets a single manifest; one that it has for
     several gets an index, which keeps the platforms that others pushed before.
 
-    Returns:
-        What the tag points to: a manifest or an index.
+    Args:
+        receipt: what was published before: where all of it was brought back, its index is as
+            good as ever.
     """
     for one in built:
         for digest, blob in one.layout.blobs():
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
-    if len(kernel.platforms) == 1:
+    document = _before(registry, image, receipt, built)
+    if document is None and len(kernel.platforms) == 1:
         document = built[0].layout.manifest
-    else:
+    elif document is None:
         there = published(registry, image.with_tag(slug), kernel)
         document = index({**there, **{one.platform: one.layout.manifest for one in built}})
     registry.put(image.with_tag(slug), document)
-    _push_modules(registry, image, slug, kernel, built)
-    return document
+    return Pushed(document, _push_modules(registry, image, slug, kernel, built))
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a kernel's tags point to: manifests or indexes. ``modules`` is None where the image
+    has no userland that it could be without.
+    """
+
+    image: Document
+    modules: Document | None
+
+
+def _before(
+    registry: Registry, image: Reference, receipt: Receipt | None, built: Iterable[Built]
+) -> Document | None:
+    """The index or manifest that a receipt names, where all that it holds is there again."""
+    pushed = {one.platform: one.digest for one in built}
+    if not receipt or pushed != {
+        platform: part.manifest for platform, part in receipt.platforms.items()
+    }:
+        return None
+    try:
+        return registry.get(image.at(receipt.image))
+    except NotFoundError:
+        return None
 
 
 def modules_alone(built: Built) -> Assembled | None:
@@ -72,12 +113,12 @@ def modules_alone(built: Built) -> Assembled | None:
 
 def _push_modules(
     registry: Registry, image: Reference, slug: str, kernel: Kernel, built: Sequence[Built]
-) -> None:
+) -> Document | None:
     """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
     found = {one.platform: modules_alone(one) for one in built}
     alone = {platform: assembled for platform, assembled in found.items() if assembled}
     if not alone:
-        return
+        return None
     for assembled in alone.values():
         put_assembled(registry, image, assembled)
     manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
@@ -87,6 +128,7 @@ def _push_modules(
     else:
         document = index({**published(registry, reference, kernel), **manifests})
     registry.put(reference, document)
+    return document
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:
@@ -186,53 +228,147 @@ def compress(tar: Path, to: Path) -> None:
 def publish_release(
     github: GitHub,
     entry: Entry,
-    kernel: Kernel,
     image: Reference,
     built: Sequence[Built],
+    pushed: Pushed,
     assets: Sequence[Path],
     directory: Path,
+    before: Receipt | None = None,
 ) -> Release:
     """Brings the release of a kernel and a ZFS version to where it has to be.
 
     A draft takes all assets, is read back and compared, and only then published. A release that
     an earlier run left half-made is completed; what broke in it is replaced. A published one from
-    before the assets were xz keeps those that it has.
+    before the assets were xz keeps those that it has. One that is wrong and immutable stays as it
+    is, and another with the next number takes its place.
+
+    Args:
+        assets: what the release is to have; what is whole there already may be left out.
+        directory: takes the sums, and what is copied from one release to another.
+        before: what was published earlier.
 
     Raises:
-        PublishError: the release reads back differently, or is immutable and incomplete.
+        PublishError: the release reads back differently.
     """
     assert entry.zfs
-    tag = git_tag(entry.slug, entry.zfs)
-    release = _ours(github, tag) or github.create_draft(
-        tag,
-        f"ZFS {entry.zfs} for {entry.image.repository}:{entry.image.tag}",
-        _notes(entry, kernel, image, built),
+    name = git_tag(entry.slug, entry.zfs)
+    title = f"ZFS {entry.zfs} for {entry.image.repository}:{entry.image.tag}"
+    release = _ours(github, name)
+    if release:
+        before = before or Receipt.find(release.body)
+        assets = _without_old(github, release, entry.slug, built, assets)
+    files = {**_kept(github, release, before), **{path.name: _file(path) for path in assets}}
+    sums = _write_sums(directory, files)
+    receipt = Receipt(
+        entry,
+        pushed.image.digest,
+        pushed.modules.digest if pushed.modules else None,
+        _parts(built, pushed, before),
+        {**files, SUMS: _file(sums)},
+        before.instead_of if before else "",
     )
-    assets = _without_old(github, release, entry.slug, built, assets)
-    wanted = {path.name: file_digest(path) for path in assets}
-    others = {
-        asset.name: asset.digest or bytes_digest(github.read(asset))
-        for asset in _there(release)
-        if asset.name not in wanted and asset.name != SUMS
-    }
-    sums = directory / SUMS
-    sums.write_text(
-        "".join(
-            f"{digest.removeprefix('sha256:')}  {name}\n"
-            for name, digest in sorted({**others, **wanted}.items())
-        )
-    )
+    if release and release.immutable and (wrong := _wrong(github, release, (*assets, sums))):
+        copied = _copy(github, release, receipt, {path.name for path in assets}, directory)
+        assets = [*assets, *copied]
+        files = {path.name: _file(path) for path in assets}
+        sums = _write_sums(directory, files)
+        why = f"`{release.git_tag}`, which is not right ({wrong}) and cannot be changed"
+        receipt = replace(receipt, files={**files, SUMS: _file(sums)}, instead_of=why)
+        name, release = next_git_tag(release.git_tag), None
+    notes = _notes(receipt, image)
+    release = release or github.create_draft(name, title, notes)
     for path in (*assets, sums):
         _upload(github, release, path)
     release = github.read_back(release)
     for path in (*assets, sums):
         _compare(github, release, path)
+    if release.body.replace("\r\n", "\n").strip() != notes.strip():
+        github.describe(release, notes)
+    return _publish(github, release, receipt, image) if release.draft else release
+
+
+def _publish(github: GitHub, release: Release, receipt: Receipt, image: Reference) -> Release:
+    """Publishes a draft, under the next name that can still be used."""
+    tag = release.git_tag
+    while not github.publish(release):
+        why = f"`{tag}`, which was deleted: it was immutable, and its name cannot be used again"
+        tag = next_git_tag(tag)
+        github.rename(release, tag, _notes(replace(receipt, instead_of=why), image))
+    release = github.read_back(release)
     if release.draft:
-        github.publish(release)
-        release = github.read_back(release)
-        if release.draft:
-            raise PublishError("is still a draft after it was published", on=release.url)
+        raise PublishError("is still a draft after it was published", on=release.url)
     return release
+
+
+def stands(release: Release | None, receipt: Receipt | None, slug: str, built: Built) -> bool:
+    """Whether a release has the sideload tar of just this image, as it was published."""
+    part = receipt.platforms.get(built.platform) if receipt else None
+    if not release or not receipt or not part or part.manifest != built.digest:
+        return False
+    name = asset_name(slug, built.platform)
+    return name in receipt.files and receipt.files[name].is_in(release.asset(name))
+
+
+def _file(path: Path) -> File:
+    return File(path.stat().st_size, file_digest(path))
+
+
+def _kept(github: GitHub, release: Release | None, before: Receipt | None) -> dict[str, File]:
+    """The files that belong to the release beside those that are to be uploaded now: as the
+    receipt knows them, whatever became of them, else as they are.
+    """
+    known = before.files if before else {}
+    there = {
+        asset.name: File(asset.size, asset.digest or bytes_digest(github.read(asset)))
+        for asset in (_there(release) if release else ())
+        if asset.name not in known
+    }
+    return {name: file for name, file in {**there, **known}.items() if name != SUMS}
+
+
+def _write_sums(directory: Path, files: Mapping[str, File]) -> Path:
+    sums = directory / SUMS
+    sums.write_text(
+        "".join(
+            f"{file.digest.removeprefix('sha256:')}  {name}\n"
+            for name, file in sorted(files.items())
+        )
+    )
+    return sums
+
+
+def _parts(built: Iterable[Built], pushed: Pushed, before: Receipt | None) -> dict[Platform, Part]:
+    """What the image is made of: what was built, and what others published before."""
+    manifests = pushed.image.content.get("manifests", [])
+    held = {item["digest"] for item in manifests}
+    parts = {
+        platform: part
+        for platform, part in (before.platforms.items() if before else ())
+        if part.manifest in held
+    }
+    new = {one.platform: Part(one.digest, one.kernel_release, one.kernel_banner) for one in built}
+    return {**parts, **new}
+
+
+def _wrong(github: GitHub, release: Release, paths: Iterable[Path]) -> str:
+    """What a release lacks or has otherwise."""
+    return ", ".join(
+        f"its {path.name} is {'wrong' if there else 'missing'}"
+        for path in paths
+        if not (there := release.asset(path.name)) or not _same(github, there, path)
+    )
+
+
+def _copy(
+    github: GitHub, release: Release, receipt: Receipt, done: Collection[str], directory: Path
+) -> Iterator[Path]:
+    """Downloads the files of a release that are whole, for the one that takes its place."""
+    for name, file in receipt.files.items():
+        asset = release.asset(name)
+        if name in done or name == SUMS or not asset or not file.is_in(asset):
+            continue
+        github.download(asset, directory / name, file.digest)
+        yield directory / name
 
 
 def _there(release: Release) -> list[Asset]:
@@ -265,15 +401,15 @@ def _without_old(
 
 
 def _ours(github: GitHub, tag: str) -> Release | None:
-    """The release to work on: the published one, else one draft; more drafts are deleted, which
-    runs that died while creating one can leave.
+    """The release to work on, of those of a kernel and a ZFS version; drafts beside it are deleted,
+    which runs that died while creating one can leave.
     """
-    found = [release for release in github.releases() if release.git_tag == tag]
-    found.sort(key=lambda release: (release.draft, release.id))
-    for surplus in found[1:]:
-        if surplus.draft:
+    row = [release for release in github.releases() if row_of(release.git_tag) == tag]
+    chosen = release_in(row)
+    for surplus in row:
+        if surplus is not chosen and surplus.draft:
             github.delete_draft(surplus)
-    return found[0] if found else None
+    return chosen
 
 
 def _same(github: GitHub, asset: Asset, path: Path) -> bool:
@@ -287,13 +423,6 @@ def _upload(github: GitHub, release: Release, path: Path) -> None:
     there = release.asset(path.name)
     if there and _same(github, there, path):
         return
-    if release.immutable:
-        raise PublishError(
-            f"is immutable, and its {path.name} is {'wrong' if there else 'missing'}",
-            on=f"{github} release {release.git_tag}",
-            hint="nothing can be added to it, and its git tag cannot be used again; keep it, and "
-            "give the kernel another ZFS version (zfs:) in versions.yaml",
-        )
     if there:
         github.delete_asset(there)
     github.upload(release, path)
@@ -317,43 +446,47 @@ def _compare(github: GitHub, release: Release, path: Path) -> None:
         )
 
 
-def _notes(entry: Entry, kernel: Kernel, image: Reference, built: Iterable[Built]) -> str:
+def _notes(receipt: Receipt, image: Reference) -> str:
     """The release's text. What upstream wrote is shown as code, never as Markdown."""
+    entry = receipt.entry
     reference = image.with_tag(entry.slug)
-    lines = [
-        f"ZFS {entry.zfs} for the kernel of `{entry.image}`.",
-        "",
+    lines = [f"ZFS {entry.zfs} for the kernel of `{entry.image}`.", ""]
+    if receipt.instead_of:
+        lines += [f"This release takes the place of {receipt.instead_of}.", ""]
+    lines += [
         "```",
         f"docker run --rm --privileged {str(reference).removeprefix('docker.io/')}",
         "```",
         "",
         "| | |",
         "|---|---|",
-        f"| Kernel image | `{kernel.image}` |",
-        f"| Kernel image digest | `{kernel.digest}` |",
+        f"| Kernel image | `{entry.image}` |",
+        f"| Kernel image digest | `{entry.digest}` |",
     ]
-    for one in built:
-        arch = architecture(one.platform)
+    for platform, part in sorted(receipt.platforms.items()):
+        arch = architecture(platform)
         lines += [
-            f"| Kernel release ({arch}) | `{_code(one.labels['install-zfs.kernel-release'])}` |",
-            f"| Kernel banner ({arch}) | `{_code(one.labels['install-zfs.kernel-banner'])}` |",
-            f"| Module image digest ({arch}) | `{one.digest}` |",
+            f"| Kernel release ({arch}) | `{_code(part.kernel_release)}` |",
+            f"| Kernel banner ({arch}) | `{_code(part.kernel_banner)}` |",
+            f"| Module image digest ({arch}) | `{part.manifest}` |",
         ]
-    if any(map(modules_alone, built)):
+    if receipt.modules:
         alone = str(image.with_tag(modules_tag(entry.slug))).removeprefix("docker.io/")
         lines.append(f"| Without `zfs` and `zpool` | `{alone}` |")
+    asset = asset_name(entry.slug, min(receipt.platforms))
     lines += [
         f"| Compiled with | `{entry.builder}` |",
         "",
         "Each module was loaded, and a pool tried, on this very kernel before. Without a registry: "
-        f"download `{asset_name(entry.slug, min(one.platform for one in built))}` (or the one of "
-        f"your architecture) and `{SUMS}`, then",
+        f"download `{asset}` (or the one of your architecture) and `{SUMS}`, then",
         "",
         "```",
         f"sha256sum --check --ignore-missing {SUMS}",
-        f"docker load -i {asset_name(entry.slug, min(one.platform for one in built))}",
+        f"docker load -i {asset}",
         f"docker run --rm --privileged install-zfs:{entry.slug}",
         "```",
+        "",
+        str(receipt),
     ]
     return "\n".join(lines) + "\n"
 

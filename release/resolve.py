@@ -101,6 +101,12 @@ def read_kernel(registry: Registry, entry: Entry) -> Kernel:
     )
 
 
+def known_kernel(entry: Entry) -> Kernel:
+    """What an entry with its digests tells of a kernel without a look at it."""
+    assert entry.digest
+    return Kernel(entry.image, entry.digest, entry.platforms, EPOCH, {})
+
+
 def _get(registry: Registry, reference: Reference) -> Document:
     try:
         return registry.get(reference)

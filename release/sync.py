@@ -21,7 +21,7 @@ from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
-from release import child, desktop, latest, publish, versions
+from release import child, desktop, drift, latest, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
@@ -45,7 +45,7 @@ from release.plan import (
     Target,
     asset_name,
     desktop_tag,
-    git_tag,
+    digests_to_be,
     not_here,
     open_questions,
     plan,
@@ -59,15 +59,19 @@ from release.resolve import (
     Kernel,
     choose_zfs,
     find_digests,
+    known_kernel,
     read_kernel,
     settle_zfs,
 )
+from release.restore import Restorer
 from release.smoke import SmokeResult, smoke
 from release.solver import Choice, Unread
 from release.versions import SMOKE_HOST, Entry, Versions
 
 _BOOT_BYTES = 24 << 20
 """How many bytes of layers ``latest`` is booted with; a guest has them unpacked in memory."""
+
+_LOOKS_AT_ONCE = 8
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -184,6 +188,27 @@ class World:
         tags = self.registry.tags(self.versions.image, ours=True)
         releases = tuple(self.github.releases()) if self.github else None
         return Observed(tags, releases)
+
+    def inspect(
+        self,
+        entries: Iterable[Entry],
+        observed: Observed,
+        desktop: Mapping[str, Sequence[str]],
+        *,
+        whole: bool = False,
+    ) -> Observed:
+        """Looks, without a pull, at what no list tells: the digests behind the tags of kernels.
+
+        Args:
+            whole: look at all of them, and not at this run's share.
+        """
+        wanted = digests_to_be(entries, observed, desktop)
+        names = tuple(wanted) if whole else drift.share(wanted, int(time.time() // 60))
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+            found = pool.map(
+                lambda name: self.registry.head(self.versions.image.with_tag(name)), names
+            )
+            return replace(observed, digests=dict(zip(names, found, strict=True)))
 
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
@@ -399,8 +424,12 @@ class Work:
         entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
         if entry.zfs:
             entry = replace(entry, zfs=target.zfs)
-        kernel = read_kernel(world.registry, entry)
+        if target.receipt:
+            entry = replace(entry, builder=entry.builder or target.receipt.entry.builder)
+        kept = self._restore(target, entry)
         platforms = tuple(sorted(set(entry.platforms) & world.platforms))
+        whole = kept.keys() >= set(platforms)
+        kernel = known_kernel(entry) if whole else read_kernel(world.registry, entry)
         if not platforms:
             raise UnbuildableError(
                 f"upstream has it for {', '.join(sorted(entry.platforms))} only, which this "
@@ -408,12 +437,14 @@ class Work:
                 on=str(entry.image),
             )
         there: dict[Platform, Document] = {}
-        if entry.slug in self.observed.image_tags:
+        if entry.slug in self.observed.image_tags and not target.receipt:
             there = publish.published(world.registry, image.with_tag(entry.slug), kernel)
             entry, there = self._adopt(entry, image, there)
         entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
         built = []
         for platform in platforms:
+            if platform in kept:
+                continue
             if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
                 self._check_machine(entry, kernel, platform)
             if platform in there:
@@ -423,9 +454,12 @@ class Work:
             built.append(self._build(entry, kernel, platform, builder))
             entry = replace(entry, builder=entry.builder or builder.image)
         tried = [self._smoke(entry, one) for one in built if self.until >= Step.SMOKE]
+        built += [one for platform, one in kept.items() if platform in platforms]
         if self.until >= Step.PUBLISH:
-            status, release = Status.PUBLISHED, self._publish(target, entry, kernel, built)
-            reason = "; ".join(tried)
+            others = [one for platform, one in kept.items() if platform not in platforms]
+            status = Status.PUBLISHED
+            release = self._publish(target, entry, kernel, [*built, *others])
+            reason = "; ".join(filter(None, (_repaired(target, built), *tried)))
         else:
             status, release = Status.UNCHANGED, ""
             reason = "; ".join((*tried, self._keep(entry, built)))
@@ -443,6 +477,19 @@ class Work:
             for one in built
         ]
         return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
+
+    def _restore(self, target: Target, entry: Entry) -> dict[Platform, Built]:
+        """What was published and tested before, byte for byte, of every platform that still has it
+        somewhere.
+        """
+        receipt, release = target.receipt, target.release
+        world = self.world
+        if not receipt or not release or not world.github or self.until < Step.PUBLISH:
+            return {}
+        self.report.step(entry.slug, "look for what was published")
+        restorer = Restorer(world.registry, world.versions.image, world.github, world.cache)
+        found = restorer.restore(entry.slug, receipt, release)
+        return {one.platform: one for one in found if one.platform in entry.platforms}
 
     def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
         """Makes sure that this machine can test what is to be built."""
@@ -576,22 +623,40 @@ class Work:
         assert world.github
         assert entry.zfs
         self.report.step(entry.slug, "push")
-        document = publish.push(world.registry, image, entry.slug, kernel, built)
+        receipt = target.receipt
+        pushed = publish.push(world.registry, image, entry.slug, kernel, built, receipt)
         self.report.step(entry.slug, "release")
         directory = world.cache / "release" / entry.slug
         directory.mkdir(parents=True, exist_ok=True)
         assets = []
         for one in built:
+            if publish.stands(target.release, receipt, entry.slug, one):
+                continue
             tar = save_tar(world, entry, one)
             asset = directory / asset_name(entry.slug, one.platform)
             publish.compress(tar, asset)
             assets.append(asset)
-        publish.publish_release(world.github, entry, kernel, image, built, assets, directory)
+        release = publish.publish_release(
+            world.github, entry, image, built, pushed, assets, directory, receipt
+        )
         names = (*entry.image_tags[1:], *map(desktop_tag, entry.desktop))
-        publish.tag(world.registry, image, names, document)
+        publish.tag(world.registry, image, names, pushed.image)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
-        return git_tag(entry.slug, entry.zfs)
+        return release.git_tag
+
+
+def _repaired(target: Target, built: Iterable[Built]) -> str:
+    """What was repaired of a kernel, and whether that took other bytes than were published."""
+    said = [drift.as_sentence(target.repairs)] if target.repairs else []
+    for one in built:
+        part = target.receipt.platforms.get(one.platform) if target.receipt else None
+        if part and part.manifest != one.digest:
+            said.append(
+                "what was published is nowhere any more, and a new build gave another digest: "
+                f"{one.digest} in place of {part.manifest}"
+            )
+    return "; ".join(said)
 
 
 def move_latest(world: World, observed: Observed, report: Report) -> bool:
@@ -750,7 +815,7 @@ def settled(target: Target, image: Reference) -> list[Outcome]:
     """The outcomes of a target that this run does not work on."""
     entry = target.entry
     slug_image = str(image.with_tag(entry.slug))
-    release = git_tag(entry.slug, entry.zfs) if entry.zfs else ""
+    release = target.release.git_tag if target.release else ""
     if target.left_out:
         platforms = target.platforms or target.elsewhere or (native_platform(),)
         return [

@@ -384,6 +384,15 @@ def _entry(node: Node) -> Entry:
     )
 
 
+def parse_entry(text: str) -> Entry:
+    """Parses an entry as :func:`entry_lines` writes it.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    return _entry(Node(Path("entry"), compose(Path("entry"), text, begin=_BEGIN)))
+
+
 def _flag(node: Node) -> bool:
     return node.match(re.compile("true|false"), "true or false", "deleted: true") == "true"
 
@@ -419,6 +428,12 @@ def _plain(reference: Reference) -> str:
     return str(reference).removeprefix(f"{DOCKER_HUB}/")
 
 
+def entry_lines(entry: Entry) -> list[str]:
+    """An entry as it is written, a ``key: value`` a line."""
+    values = [f"{name}: {value}" for name in _KEYS if (value := _value(entry, name))]
+    return [f"image: {entry.image}", *values]
+
+
 def append(versions: Versions, entries: Iterable[Entry]) -> Versions:
     """Appends ``entries`` to ``kernels`` and returns the file's new content.
 
@@ -429,11 +444,7 @@ def append(versions: Versions, entries: Iterable[Entry]) -> Versions:
     if not entries:
         return versions
     text = versions.path.read_bytes().decode()
-    items = (
-        [f"image: {entry.image}"]
-        + [f"{name}: {value}" for name in _KEYS if (value := _value(entry, name))]
-        for entry in entries
-    )
+    items = map(entry_lines, entries)
     return _write(versions.path, appended(versions.path, text, "kernels", items, begin=_BEGIN))
 
 

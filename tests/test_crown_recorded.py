@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -16,31 +15,10 @@ from typing import Literal
 import pytest
 
 from tests.lab.server import Effect, EffectCounter
+from tests.published import Published
 from tests.recorded import IMAGES, Kernel, Recorded, kill
 
 PHASES: tuple[Literal["before", "after"], ...] = ("before", "after")
-
-
-@dataclass(frozen=True)
-class Published:
-    """All that is out there, as far as anybody can tell."""
-
-    tags: dict[str, str]
-    releases: list[tuple[str, bool, str | None, dict[str, bytes | Path | None]]]
-    git_tags: frozenset[str]
-    versions: str
-
-    @classmethod
-    def by(cls, setup: Recorded) -> Published:
-        return cls(
-            setup.tags(),
-            [
-                (one.tag_name, one.draft, one.body, {a.name: a.content for a in one.assets})
-                for one in setup.releases.releases
-            ],
-            frozenset(setup.releases.git_tags),
-            setup.path.read_text(),
-        )
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,8 +16,9 @@ from release.github import GitHub, Release
 from release.http import Http
 from release.layout import Layout
 from release.plan import SUMS, asset_name, git_tag, old_asset_name
+from release.publish import Pushed
 from release.reference import Platform, Reference, parse_digest
-from release.resolve import Kernel
+from release.registry import OCI_MANIFEST, Document
 from release.versions import Entry
 from tests.lab.github import GitHub as Server
 from tests.lab.github import Repository
@@ -38,8 +38,7 @@ class OneImage(Built):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(publish, "modules_alone", lambda _: None)
+def server() -> Iterator[Server]:
     with Server() as server:
         server.add(Repository("me", "zfs"))
         server.add_token("writer", push=["me/zfs"])
@@ -50,14 +49,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def publish_release(server: Server, directory: Path) -> Release:
     labels = dict.fromkeys(("install-zfs.kernel-release", "install-zfs.kernel-banner"), "x")
     built = [OneImage(AMD64, Layout(directory), MappingProxyType(labels), directory)]
-    kernel = Kernel(ENTRY.image, DIGEST, {AMD64: DIGEST}, datetime(2024, 5, 1, tzinfo=UTC), {})
+    pushed = Pushed(Document(DIGEST, OCI_MANIFEST, b"{}"), None)
     tar = directory / "a.tar"
     tar.write_bytes(b"an image" * 1000)
     publish.compress(tar, directory / NEW)
     client = GitHub(Http(), server.url, "me/zfs", "writer")
     assets = [directory / NEW]
     image = Reference.parse("me/zfs")
-    return publish.publish_release(client, ENTRY, kernel, image, built, assets, directory)
+    return publish.publish_release(client, ENTRY, image, built, pushed, assets, directory)
 
 
 def test_an_asset_is_xz_with_a_check_that_busybox_knows(tmp_path: Path) -> None:

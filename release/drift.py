@@ -1,0 +1,67 @@
+"""What differs between what was published and what is there. Pure, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from release.github import Release
+from release.receipt import File, Receipt
+from release.reference import Digest
+
+LOOKS = 2
+"""How many tags a run asks for their digests, which no list tells."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+"""2**64 divided by the golden ratio: its multiples spread evenly, whatever the step between them
+(Knuth, "The Art of Computer Programming", 6.4, Fibonacci hashing)."""
+
+
+def share(image_tags: Collection[str], minute: int, looks: int = LOOKS) -> tuple[str, ...]:
+    """The tags to look at in this run: others in each, and all of them in the course of time,
+    however often runs come. The same minute gives the same ones.
+
+    Args:
+        minute: of the run, since 1970.
+    """
+    names = sorted(image_tags)
+    shares = -(-len(names) // looks)
+    chosen = (minute * _GOLDEN % 2**64 * shares) >> 64
+    return tuple(names[chosen * looks : (chosen + 1) * looks])
+
+
+def damaged_files(
+    receipt: Receipt, release: Release, leave_out: Collection[str] = ()
+) -> Iterator[str]:
+    """The files of a release that are not what the receipt says, each with what is wrong."""
+    for name, file in sorted(receipt.files.items()):
+        if name not in leave_out and (wrong := _wrong(file, release, name)):
+            yield f"the release's {name} {wrong}"
+
+
+def _wrong(file: File, release: Release, name: str) -> str:
+    asset = release.asset(name)
+    if asset is None:
+        return "was missing"
+    if asset.state != "uploaded":
+        return "was never uploaded to its end"
+    if asset.size != file.size:
+        return f"had {asset.size} bytes in place of {file.size}"
+    return "" if file.is_in(asset) else "had another digest"
+
+
+def moved_tags(wanted: Mapping[str, Digest], found: Mapping[str, Digest | None]) -> Iterator[str]:
+    """The tags that point elsewhere, as far as they were looked at.
+
+    Args:
+        wanted: the digest that is to be behind each tag.
+        found: what is behind those that were looked at.
+    """
+    for image_tag, digest in wanted.items():
+        there = found.get(image_tag, digest)
+        if there != digest:
+            yield f"{image_tag} pointed to {there or 'nothing'}"
+
+
+def as_sentence(repairs: Sequence[str]) -> str:
+    """How a repair is reported."""
+    return f"repaired: {', '.join(repairs)}" if repairs else ""

@@ -1,0 +1,86 @@
+"""Brings back what was published, byte for byte: nothing is built.
+
+The module image of a platform is in the registry under its digest, whatever became of the tags, and
+in the release's sideload tar; either is as good, where it has the digest that was tested.
+"""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from release import publish
+from release.build import Built
+from release.errors import NotFoundError, OtherBytesError, PublishError
+from release.github import GitHub, Release
+from release.layout import Layout
+from release.plan import asset_name
+from release.receipt import Receipt
+from release.reference import Digest, Platform, Reference, architecture
+from release.registry import Registry
+
+_CORRUPT = (tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError)
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """Where to look.
+
+    Args:
+        image: the repository of the module images.
+        cache: takes what is found.
+    """
+
+    registry: Registry
+    image: Reference
+    github: GitHub
+    cache: Path
+
+    def restore(self, slug: str, receipt: Receipt, release: Release) -> Iterator[Built]:
+        """The images of the platforms that can be brought back.
+
+        Raises:
+            UpstreamError: registry or GitHub could not be read, which does not mean that something
+                is not there.
+        """
+        for platform, part in sorted(receipt.platforms.items()):
+            to = self.cache / "published" / f"{slug}-{architecture(platform)}"
+            shutil.rmtree(to, ignore_errors=True)
+            layout = self._from_registry(part.manifest, to) or self._from_release(
+                slug, platform, receipt, release, to
+            )
+            if layout and layout.manifest.digest == part.manifest:
+                yield Built(platform, layout, layout.labels(), None)
+
+    def _from_registry(self, manifest: Digest, to: Path) -> Layout | None:
+        try:
+            document = self.registry.get(self.image.at(manifest))
+            return publish.fetch(self.registry, self.image, document, to)
+        except (NotFoundError, OtherBytesError):
+            return None
+
+    def _from_release(
+        self, slug: str, platform: Platform, receipt: Receipt, release: Release, to: Path
+    ) -> Layout | None:
+        name = asset_name(slug, platform)
+        asset, file = release.asset(name), receipt.files.get(name)
+        if not asset or not file or not file.is_in(asset):
+            return None
+        tar = to.with_name(f".{name}")
+        tar.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.github.download(asset, tar, file.digest)
+            with tarfile.open(tar, "r:xz") as archive:
+                archive.extractall(to, filter="data")
+            layout = Layout(to)
+            # Reading checks every blob against its digest.
+            _ = (layout.config, layout.layers)
+        except (NotFoundError, OtherBytesError, PublishError, OSError, *_CORRUPT):
+            return None
+        finally:
+            tar.unlink(missing_ok=True)
+        return layout
