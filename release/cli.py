@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, capture, detect, latest, onthespot, probe, versions
+from release import __version__, capture, detect, latest, onthespot, probe, recollect, versions
 from release.advice import after_build, after_linuxkit, after_on_the_spot
 from release.components import Components, pin
 from release.desktop import judge, show
@@ -127,6 +127,7 @@ def sync(
         outcomes = run(
             world, targets, observed, Step.PUBLISH, jobs=jobs, report=report, limit=limit
         )
+        outcomes = recollect.tell(outcomes, news.found)
         unmoved = None
         if to_do and limit != 0:
             unmoved = _move_tags(world, behind, outcomes, observed, report)

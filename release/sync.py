@@ -51,6 +51,7 @@ from release.plan import (
     plan,
 )
 from release.poll import Polled, poll
+from release.recollect import recollect
 from release.reference import Digest, Platform, Reference, architecture, parse_platform
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
@@ -96,10 +97,13 @@ def platform_of(machine: str) -> Platform:
 
 @dataclass(frozen=True)
 class News:
-    """What upstream says beyond what is recorded: kernels, and which Desktop runs which."""
+    """What is known beyond what is recorded: what upstream says of kernels, and of which Desktop
+    runs which; and which kernels, published and lost from the record, were found again.
+    """
 
     kernels: Polled
     desktops: PolledNotes
+    found: frozenset[str] = frozenset()
 
     @property
     def failures(self) -> tuple[ReleaseError, ...]:
@@ -213,9 +217,12 @@ class World:
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
         with ThreadPoolExecutor(1) as pool:
-            observed = pool.submit(self.observe)
+            pending = pool.submit(self.observe)
             news = self.poll(whole=whole)
-            return news, observed.result()
+            observed = pending.result()
+        again = recollect(self.versions.kernels, news.kernels.changes, observed)
+        polled = replace(news.kernels, changes=again.changes)
+        return replace(news, kernels=polled, found=again.kernels), observed
 
     def desktops(
         self, entries: Sequence[Entry], news: News | None = None

@@ -129,7 +129,8 @@ def test_a_manifest_with_other_bytes_is_refused(layout: Layout) -> None:
 def test_only_one_image_is_expected(layout: Layout, number: int) -> None:
     file = layout.path / "index.json"
     index = json.loads(file.read_bytes())
-    index["manifests"] *= number
+    (item,) = index["manifests"]
+    index["manifests"] = [{**item, "digest": f"sha256:{n:064x}"} for n in range(number)]
     file.write_text(json.dumps(index))
     with pytest.raises(PublishError, match="exactly one image"):
         _ = layout.manifest

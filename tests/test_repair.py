@@ -162,3 +162,123 @@ def assert_idle(setup: Recorded) -> None:
     again = setup.run("sync", "--verify")
     assert again.exit_code == 0, again
     assert {one["status"] for one in again.outcomes} == {"unchanged"}, again
+
+
+# What no single damage is
+
+
+def test_what_is_nowhere_any_more_is_built_again_and_is_a_new_image(setup: Recorded) -> None:
+    before = setup.tags()
+    lose_all_images(setup)
+    lose_asset(setup)
+    setup.change_builds("another engine")
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    (outcome,) = run.outcomes
+    assert outcome["status"] == "published"
+    assert outcome["reason"].startswith("repaired: the image was missing")
+    assert f"{outcome['digest']} in place of {before[SLUG]}" in outcome["reason"]
+    after = setup.tags()
+    assert after.keys() == before.keys()
+    assert after[SLUG] == after["desktop-4.13.0"] == outcome["digest"] != before[SLUG]
+    tags = [one.path.rpartition("/")[2] for one in setup.registry.requests if one.method == "PUT"]
+    names = [name for name in tags if name in after and name != "latest"]
+    assert names[-1] == "desktop-4.13.0"
+    assert_idle(setup)
+
+
+def test_what_people_have_by_digest_is_never_deleted(setup: Recorded) -> None:
+    replace_image(setup)
+    stranger = setup.tags()[SLUG]
+    assert setup.run("sync", "--verify").exit_code == 0
+    assert stranger in images(setup)
+    assert not [
+        one
+        for one in setup.registry.requests
+        if one.method == "DELETE" and "/blobs/uploads/" not in one.path
+    ]
+
+
+@pytest.fixture
+def immutable(setup: Recorded) -> Recorded:
+    """Releases became immutable once they were published."""
+    setup.releases.immutable_releases = True
+    setup.releases.publish(release(setup))
+    return setup
+
+
+def test_an_immutable_release_that_is_wrong_gets_a_successor(immutable: Recorded) -> None:
+    setup = immutable
+    old, whole = release(setup), content(setup)
+    truncate_asset(setup)
+    damaged = content(setup)
+    images_before = setup.tags()
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    (outcome,) = run.outcomes
+    assert outcome["github_release"] == f"{GIT_TAG}-2"
+    assert outcome["reason"].startswith("repaired: ")
+    kept, new = setup.releases.releases
+    assert kept is old
+    assert {one.name: one.content for one in kept.assets}[new.assets[0].name] == damaged
+    assert new.assets[0].content == whole
+    assert (new.tag_name, new.draft) == (f"{GIT_TAG}-2", False)
+    why = f"takes the place of `{GIT_TAG}`, which is not right (its {new.assets[0].name} is wrong)"
+    assert why in (new.body or "")
+    changed = {name for name, digest in setup.tags().items() if images_before[name] != digest}
+    assert changed == {"latest"}, "whose catalogue names the asset of the new release"
+    assert_idle(setup)
+
+
+def test_a_deleted_immutable_release_gets_a_successor(immutable: Recorded) -> None:
+    setup = immutable
+    delete_release(setup)
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    (new,) = setup.releases.releases
+    assert (new.tag_name, new.draft) == (f"{GIT_TAG}-2", False)
+    assert f"takes the place of `{GIT_TAG}`, which was deleted" in (new.body or "")
+    assert run.outcomes[0]["github_release"] == f"{GIT_TAG}-2"
+    assert_idle(setup)
+
+
+def test_an_entry_that_was_lost_is_recorded_again_and_nothing_is_built(setup: Recorded) -> None:
+    before, entries, builds = Published.by(setup), setup.load().kernels, setup.builds
+    for lost in (
+        "",
+        f"  - image: {entries[0].image}\n    desktop: [4.13.0]\n",
+        f"  - image: {entries[0].image}\n    digest: {entries[0].digest}\n",
+    ):
+        setup.write_versions(lost)
+        run = setup.run("sync", DOCKER_HOST="unix:///nowhere")
+        assert run.exit_code == 0, run
+        assert "is published: recorded again" in run.stderr
+        (outcome,) = run.outcomes
+        assert outcome["status"] == "published"
+        assert outcome["reason"].startswith("repaired: what versions.yaml had lost")
+        assert setup.load().kernels == entries
+        assert setup.builds == builds
+        assert Published.by(setup).releases == before.releases
+        assert setup.tags() == before.tags
+        assert_idle(setup)
+
+
+def test_an_entry_that_was_lost_of_a_kernel_that_upstream_deleted(setup: Recorded) -> None:
+    entries = setup.load().kernels
+    setup.push_kernel("5.4.40")
+    setup.hub.repository("linuxkit", "kernel").delete(VERSION)
+    setup.write_versions()
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert entries[0] in setup.load().kernels
+    assert len(setup.load().kernels) == 2
+
+
+def test_a_kernel_that_upstream_deleted_is_repaired_all_the_same(setup: Recorded) -> None:
+    before = Published.by(setup)
+    del setup.registry.manifests["linuxkit/kernel"]
+    lose_all_images(setup)
+    run = setup.run("publish", "all")
+    assert run.exit_code == 0, run
+    assert Published.by(setup).releases == before.releases
+    assert setup.tags()[SLUG] == before.tags[SLUG]
