@@ -47,6 +47,7 @@ from release.registry import OCI_INDEX, OCI_MANIFEST, Document, Registry
 from release.report import Outcome, Report, Status, table
 from release.resolve import read_kernel
 from release.solver import parse_meta
+from release.tarballs import Tarballs
 from release.versions import Entry
 from tests.lab.module_images import layer
 from tests.lab.server import LabServer, Request
@@ -184,8 +185,8 @@ def github(server: Says) -> GitHub:
 @given(answer=mutated(RELEASES))
 def test_releases_of_any_shape(server: Says, answer: Any, tmp_path_factory: Any) -> None:
     def look() -> None:
-        openzfs = OpenZFS(github(server), tmp_path_factory.mktemp("zfs"))
-        openzfs.versions()
+        directory = tmp_path_factory.mktemp("zfs")
+        OpenZFS(github(server), directory, Tarballs(directory / "openzfs.yaml")).versions()
 
     ask(server, answer, look)
     ask(server, answer, lambda: github(server).may_write())
