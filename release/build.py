@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from release import bounded, child, seed, symbols
 from release.errors import BuildError, LackingError, UnbuildableError
-from release.http import redact
+from release.http import redact, without_secrets
 from release.kernel import (
     SYMVERS,
     KernelFiles,
@@ -141,7 +141,7 @@ class Builder:
 
     def __init__(self, cache: Path, environment: Mapping[str, str]) -> None:
         self.cache = cache
-        self._environment = environment
+        self._environment = without_secrets(environment)
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 

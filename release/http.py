@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json as jsonlib
 import os
@@ -42,17 +43,45 @@ _CHUNK = 1 << 16
 """What is unpacked at once: as little as this can become 64 MB."""
 
 _SECRET_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN", "DOCKERHUB_TOKEN")
+_SECRETS_OF_ACTIONS = ("ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+"""What BuildKit's cache and attestations sign in with."""
+_SHORTEST_SECRET = 8
+"""What is shorter may be any word, and no token is; Docker Hub's passwords have 9 characters."""
+_sent: set[str] = set()
+"""Credentials that this process sent, in each form: a server may repeat them in its answer."""
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _QUERY = re.compile(r"\?\S+")
 
 
 def redact(text: str) -> str:
-    """``text`` without the values of secret variables and without passwords in URLs."""
-    for variable in _SECRET_VARIABLES:
+    """``text`` without the values of secret variables, without what this process signed in with, as
+    they are or in base64, and without passwords in URLs.
+    """
+    for variable in (*_SECRET_VARIABLES, *_SECRETS_OF_ACTIONS):
         value = os.environ.get(variable)
         if value:
-            text = text.replace(value, f"<{variable}>")
+            for form in (value, base64.b64encode(value.encode()).decode()):
+                text = text.replace(form, f"<{variable}>")
+    for secret in sorted(_sent, key=len, reverse=True):
+        text = text.replace(secret, "<secret>")
     return _USERINFO.sub("", text)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a program is run with that needs none of our tokens."""
+    return {name: value for name, value in environment.items() if name not in _SECRET_VARIABLES}
+
+
+def _remember(headers: Mapping[str, str]) -> None:
+    """Keeps what is sent as credentials from being shown."""
+    scheme, _, value = headers.get("Authorization", "").partition(" ")
+    forms = {value}
+    if scheme == "Basic":
+        login = base64.b64decode(value).decode(errors="replace")
+        forms |= {login, login.partition(":")[2]}
+    for form in forms:
+        if len(form) >= _SHORTEST_SECRET:
+            _sent.update((form, base64.b64encode(form.encode()).decode()))
 
 
 def _without_query(url: str) -> str:
@@ -230,6 +259,7 @@ class Http:
             stop=_stop,
             reraise=True,
         )
+        _remember(headers or {})
         place = _without_query(url)
         try:
             answer = retrying(
