@@ -16,6 +16,7 @@ from typing import IO, Literal
 
 from release import child
 from release.errors import PreflightError, SmokeError
+from release.http import without_secrets
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -192,7 +193,9 @@ class _Guest:
         started = time.monotonic()
         with self.log.open("wb") as serial, tempfile.TemporaryFile() as stderr:
             command = self.command(accelerator)
-            with child.running(command, stdout=serial, stderr=stderr) as process:
+            with child.running(
+                command, stdout=serial, stderr=stderr, env=without_secrets(os.environ)
+            ) as process:
                 if silence_seconds is not None:
                     _wait(process, silence_seconds)
                     if not self._lives():

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from release import child, seed, symbols
+from release import bounded, child, seed, symbols
 from release.errors import BuildError, LackingError, UnbuildableError
-from release.http import redact
+from release.http import redact, without_secrets
 from release.kernel import (
     SYMVERS,
     KernelFiles,
@@ -29,6 +29,7 @@ from release.kernel import (
     vermagic,
 )
 from release.layout import Layout
+from release.notes import printable
 from release.reference import Digest, Platform, Reference, architecture, machine
 from release.resolve import BuilderImage, Kernel
 from release.versions import SMOKE_HOST
@@ -40,6 +41,7 @@ TIMEOUT_SECONDS = 2 * 60 * 60.0
 SMOKE_LABEL = "install-zfs.smoke"
 """How the modules were tested, on an image whose kernel was not booted for it: ``host``."""
 _ROOM_BYTES = 1 << 20
+_MOST_LINE = 4096
 _TITLE = "ZFS kernel modules for Docker Desktop and LinuxKit"
 
 # The lines by which a failed build says why, in the words of gcc, make, configure and our scripts.
@@ -139,7 +141,7 @@ class Builder:
 
     def __init__(self, cache: Path, environment: Mapping[str, str]) -> None:
         self.cache = cache
-        self._environment = environment
+        self._environment = without_secrets(environment)
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
 
@@ -191,7 +193,11 @@ class Builder:
     def known_compiler(self, builder: BuilderImage, platform: Platform) -> str | None:
         """What :meth:`compiler` found out before."""
         file = self._compiler_directory(builder, platform) / "gcc"
-        return file.read_text(errors="replace").partition("\n")[0] if file.is_file() else None
+        # A link would lead to a file of this machine.
+        if not file.is_file() or file.is_symlink():
+            return None
+        with file.open("rb") as opened:
+            return opened.read(_MOST_LINE).decode(errors="replace").partition("\n")[0]
 
     def compiler(self, builder: BuilderImage, platform: Platform) -> str:
         """The version line of the compiler that a builder compiles with, asked once."""
@@ -264,6 +270,13 @@ class Builder:
 
     def _check(self, recipe: Recipe, expected: Facts, layout: Layout, headers: Path) -> None:
         """Holds what was built against what the kernel itself says, before any boot."""
+        if others := list(strangers(layout)):
+            raise BuildError(
+                "the image holds more than modules",
+                on=str(recipe.kernel.image),
+                detail="\n".join(map(printable, others[:10])),
+                hint="find out what put them there; nothing of it is published",
+            )
         for what, wanted, found in differences(expected, layout):
             raise BuildError(
                 f"{what} is for another kernel",
@@ -471,15 +484,30 @@ def symbol_misfits(layout: Layout, headers: Path) -> Iterator[symbols.Misfit]:
     yield from symbols.misfits(modules, exported)
 
 
+_OF_A_KERNEL = re.compile(r"kernels(?:/[^/]+(?:/(?:[\w-]+\.ko|modules\.load|kernel\.env))?)?")
+
+
+def strangers(layout: Layout) -> Iterator[str]:
+    """What the layer with the modules has no business to hold, whatever the kernel image did to
+    the container that compiled them.
+    """
+    with bounded.opened_tar(layout.layers[-1]) as layer:
+        for member in layer:
+            plain = member.isdir() or member.isreg()
+            name = member.name.removeprefix("./").rstrip("/")
+            if not plain or not _OF_A_KERNEL.fullmatch(name):
+                yield member.name
+
+
 def _files(layout: Layout) -> Iterator[tuple[str, bytes]]:
     """The modules of an image and its ``kernel.env``, by name."""
-    with tarfile.open(layout.layers[-1]) as layer:
+    with bounded.opened_tar(layout.layers[-1]) as layer:
         for member in layer:
             path = PurePosixPath(member.name)
             if path.suffix == ".ko" or path.name == "kernel.env":
                 file = layer.extractfile(member)
                 assert file
-                yield path.name, file.read()
+                yield path.name, bounded.read(file)
 
 
 def telling_lines(log: str, most: int = 12) -> str:

@@ -15,7 +15,6 @@ import io
 import json
 import re
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from release import bounded
 from release.builders import BUILD_IMAGE_LABEL
 from release.compiler import Compiler, banner_compiler
 from release.detect import BANNER_LABEL, FIRST_WITH_HEADERS
@@ -353,8 +353,8 @@ def _config_notes(here: Inside, headers: Path) -> Iterator[str]:
     try:
         if here.session.write(packed, "cat", "/proc/config.gz") != 0:
             return
-        text = gzip.decompress(packed.getvalue()).decode(errors="replace")
-    except (OSError, EOFError, zlib.error):
+        text = bounded.gunzip(packed.getvalue()).decode(errors="replace")
+    except bounded.CORRUPT:
         return
     there = read_members(headers, ("include/config/auto.conf",)).values()
     if others := differing_config(text, "\n".join(there)):

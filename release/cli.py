@@ -28,13 +28,20 @@ from release.errors import (
     UpstreamError,
     from_os_error,
 )
-from release.http import redact
 from release.linuxkit import VARIANTS
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
 from release.probe import PROBE_IMAGE
 from release.reference import Reference
-from release.report import Outcome, Report, Status, table, write_json
+from release.report import (
+    Outcome,
+    Report,
+    Status,
+    shown,
+    table,
+    without_commands,
+    write_json,
+)
 from release.sync import (
     News,
     Step,
@@ -364,7 +371,7 @@ def detect_(path: Path, json_to: Path | None, probe_image: str | None) -> int:
         failures = tuple(one.failure for one in found.values() if one.failure and not told.image)
         for error in {str(error): error for error in failures}.values():
             report.fail(error)
-    click.echo(redact(detect.show(told)), nl=False)
+    click.echo(shown(detect.show(told)), nl=False)
     status = Status.SKIPPED if not told.waiting else Status.WAITING
     outcome = Outcome(
         told.kernel_image.value if told.kernel_image else "",
@@ -420,9 +427,7 @@ def capture_(
             report.step(step, "push")
             capture.push(world.registry, image, layout)
         report.step(step, "")
-    click.echo(
-        redact(capture.show(captured, image, digest, pushed=push, builder=builder)), nl=False
-    )
+    click.echo(shown(capture.show(captured, image, digest, pushed=push, builder=builder)), nl=False)
     outcome = Outcome(
         str(image),
         platform,
@@ -463,7 +468,7 @@ def _show_left_out(polled: Polled) -> None:
     if polled.left_out:
         click.echo(f"{len(polled.left_out)} tags are not kernels to build for:")
         for tag in polled.left_out:
-            click.echo(f"  {tag.image_tag}: {tag.reason}")
+            click.echo(without_commands(shown(f"  {tag.image_tag}: {tag.reason}")))
 
 
 def _tell(report: Report, news: News) -> None:

@@ -18,7 +18,7 @@ from docker.errors import DockerException
 from docker.models.containers import Container
 
 from release.errors import BuildError, PreflightError, TargetError
-from release.http import redact
+from release.http import redact, without_secrets
 
 TIMEOUT_SECONDS = 120
 COMMAND_SECONDS = 10 * 60
@@ -113,7 +113,7 @@ class Engine:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = dict(environment)
+        self._environment = without_secrets(environment)
         try:
             host = self._environment.get("DOCKER_HOST")
             if not host and (context := ContextAPI.get_current_context()):

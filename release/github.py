@@ -22,6 +22,9 @@ from release.reference import Digest, parse_digest
 API = "https://api.github.com"
 _NEXT_LINK = re.compile(r'<[^>]+>\s*;\s*rel="next"')
 _PER_PAGE = 100
+_MOST_PAGES = 100
+"""GitHub lists the first 10,000 releases and no more."""
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class GitHub:
         """
         if "Authorization" not in self._headers:
             return False
-        if (self._get(self._root).get("permissions") or {}).get("push"):
+        permissions = self._get(self._root).get("permissions")
+        if isinstance(permissions, dict) and permissions.get("push"):
             return True
         installation = self._http.request(
             "HEAD",
@@ -108,8 +112,7 @@ class GitHub:
             UpstreamError: the list could not be read to its end.
         """
         found: list[Release] = []
-        page = 1
-        while True:
+        for page in range(1, _MOST_PAGES + 1):
             answer = self._http.request(
                 "GET",
                 f"{self._root}/releases",
@@ -119,7 +122,11 @@ class GitHub:
             found += [_release(item, self) for item in _list(answer.json(), self)]
             if not _NEXT_LINK.search(answer.headers.get("link", "")):
                 return found
-            page += 1
+        raise UpstreamError(
+            f"lists releases on more than {_MOST_PAGES} pages",
+            on=str(self),
+            hint="nothing was taken from this list; run again later",
+        )
 
     def release(self, git_tag: str) -> Release:
         """The published release of a git tag.
@@ -143,7 +150,7 @@ class GitHub:
         answer = self._http.request("GET", url, params={"ref": ref}, headers=self._headers).json()
         try:
             return base64.b64decode(answer["content"])
-        except (KeyError, TypeError, ValueError) as error:
+        except _MALFORMED as error:
             raise UpstreamError(
                 "GitHub's answer is not a file", on=f"{self} {ref} {path}"
             ) from error
@@ -275,7 +282,7 @@ def _release(item: Mapping[str, Any], github: GitHub) -> Release:
                 for asset in item["assets"]
             ),
         )
-    except (KeyError, TypeError, ValueError, ConfigurationError) as error:
+    except (*_MALFORMED, ConfigurationError) as error:
         raise UpstreamError(
             "GitHub described a release in a way that is not understood",
             on=str(github),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json as jsonlib
 import os
@@ -9,7 +10,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -40,18 +41,53 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 """RFC 9110, section 9.2.2."""
 
+MOST_BYTES = 64 << 20
+"""Of an answer that is kept in memory, unpacked: lists of tags have some 10 MB."""
+MOST_FILE_BYTES = 4 << 30
+"""Of one that goes to a file."""
+_CHUNK = 1 << 16
+"""What is unpacked at once: as little as this can become 64 MB."""
+
 _SECRET_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN", "DOCKERHUB_TOKEN")
+_SECRETS_OF_ACTIONS = ("ACTIONS_RUNTIME_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+"""What BuildKit's cache and attestations sign in with."""
+_SHORTEST_SECRET = 8
+"""What is shorter may be any word, and no token is; Docker Hub's passwords have 9 characters."""
+_sent: set[str] = set()
+"""Credentials that this process sent, in each form: a server may repeat them in its answer."""
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _QUERY = re.compile(r"\?\S+")
 
 
 def redact(text: str) -> str:
-    """``text`` without the values of secret variables and without passwords in URLs."""
-    for variable in _SECRET_VARIABLES:
+    """``text`` without the values of secret variables, without what this process signed in with, as
+    they are or in base64, and without passwords in URLs.
+    """
+    for variable in (*_SECRET_VARIABLES, *_SECRETS_OF_ACTIONS):
         value = os.environ.get(variable)
         if value:
-            text = text.replace(value, f"<{variable}>")
+            for form in (value, base64.b64encode(value.encode()).decode()):
+                text = text.replace(form, f"<{variable}>")
+    for secret in sorted(_sent, key=len, reverse=True):
+        text = text.replace(secret, "<secret>")
     return _USERINFO.sub("", text)
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a program is run with that needs none of our tokens."""
+    return {name: value for name, value in environment.items() if name not in _SECRET_VARIABLES}
+
+
+def _remember(headers: Mapping[str, str]) -> None:
+    """Keeps what is sent as credentials from being shown."""
+    scheme, _, value = headers.get("Authorization", "").partition(" ")
+    forms = {value}
+    if scheme == "Basic":
+        login = base64.b64decode(value).decode(errors="replace")
+        forms |= {login, login.partition(":")[2]}
+    for form in forms:
+        if len(form) >= _SHORTEST_SECRET:
+            _sent.update((form, base64.b64encode(form.encode()).decode()))
 
 
 def _without_query(url: str) -> str:
@@ -68,16 +104,20 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    reason: str = ""
 
     def json(self) -> Any:
-        """The body as JSON.
+        """The body as JSON, its texts without what no UTF-8 can hold.
 
         Raises:
             UpstreamError: it is not JSON, as when a proxy answers 200 with a page.
         """
         try:
-            return jsonlib.loads(self.body)
-        except ValueError as error:
+            # Half a character, which JSON can spell out, is an error only where it is written.
+            found = jsonlib.loads(self.body.decode("utf-8-sig"), parse_constant=_refuse)
+            text = jsonlib.dumps(found, ensure_ascii=False)
+            return found if _encodable(text) else jsonlib.loads(_LONE_HALF.sub("\ufffd", text))
+        except (ValueError, RecursionError) as error:
             raise UpstreamError(
                 "answered with something that is not JSON",
                 on=_without_query(self.url),
@@ -86,11 +126,22 @@ class Response:
             ) from error
 
 
+_LONE_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _encodable(text: str) -> bool:
+    return not _LONE_HALF.search(text)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 class _Refused(Exception):  # noqa: N818 - a signal between request and retry, never seen outside
     """A transient answer."""
 
-    def __init__(self, response: requests.Response) -> None:
-        super().__init__(response.status_code)
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
         self.response = response
 
 
@@ -100,7 +151,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     GitHub names the end of a rate limit by ``x-ratelimit-reset`` (epoch seconds) instead, and
     that counts only where nothing remains.
     """
-    value = headers.get("Retry-After", "").strip()
+    value = headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value)
     if value:
@@ -111,8 +162,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
         return max(0.0, (when - datetime.now(UTC)).total_seconds())
-    reset = headers.get("X-RateLimit-Reset", "")
-    if headers.get("X-RateLimit-Remaining") == "0" and reset.isdecimal():
+    reset = headers.get("x-ratelimit-reset", "")
+    if headers.get("x-ratelimit-remaining") == "0" and reset.isdecimal():
         return max(0.0, float(reset) - time.time())
     return None
 
@@ -214,6 +265,7 @@ class Http:
             stop=_stop,
             reraise=True,
         )
+        _remember(headers or {})
         place = _without_query(url)
         try:
             answer = retrying(
@@ -221,21 +273,17 @@ class Http:
             )
         except _Refused as refused:
             raise self._unexpected(refused.response, place) from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:
+            # A redirection to what is no URL is a ValueError in requests.
             raise UpstreamError(
                 "could not be reached",
                 on=place,
                 detail=redact(f"{type(error).__name__}: {_QUERY.sub('', str(error))}"),
                 hint="check the network and run again; nothing was lost",
             ) from error
-        if answer.status_code not in expect:
+        if answer.status not in expect:
             raise self._unexpected(answer, place)
-        return Response(
-            url=answer.url,
-            status=answer.status_code,
-            headers={name.lower(): value for name, value in answer.headers.items()},
-            body=b"" if save and answer.status_code < 300 else answer.content,
-        )
+        return answer
 
     def _once(
         self,
@@ -247,10 +295,11 @@ class Http:
         data: bytes | Path | None,
         expect: tuple[int, ...],
         save: Path | None,
-    ) -> requests.Response:
+    ) -> Response:
         with self._lock:
             self.requests[urlsplit(url).netloc] += 1
         body = data.open("rb") if isinstance(data, Path) else data
+        answer: requests.Response | None = None
         try:
             answer = self._session().request(
                 method,
@@ -260,24 +309,36 @@ class Http:
                 json=json,
                 data=body,
                 timeout=(CONNECT_SECONDS, READ_SECONDS),
-                stream=save is not None,
+                stream=True,
             )
+            content = b""
             if save is not None and answer.status_code in expect and answer.status_code < 300:
-                _write(save, answer.iter_content(1 << 20))
+                with save.open("wb") as file:
+                    for chunk in _chunks(answer, MOST_FILE_BYTES):
+                        file.write(chunk)
             else:
-                answer.content  # noqa: B018 - read it here, where a fault is still retried
-            if answer.status_code in TRANSIENT and answer.status_code not in expect:
-                raise _Refused(answer)
-            return answer
+                content = b"".join(_chunks(answer, MOST_BYTES))
+            complete = Response(
+                url=answer.url,
+                status=answer.status_code,
+                headers={name.lower(): value for name, value in answer.headers.items()},
+                body=content,
+                reason=answer.reason or "",
+            )
+            if complete.status in TRANSIENT and complete.status not in expect:
+                raise _Refused(complete)
+            return complete
         finally:
+            if answer is not None:
+                answer.close()
             if body is not None and not isinstance(body, bytes):
                 body.close()
 
-    def _unexpected(self, answer: requests.Response, place: str) -> ReleaseError:
-        detail = redact(answer.content[:500].decode(errors="replace")).strip()
-        if answer.status_code == 404:
+    def _unexpected(self, answer: Response, place: str) -> ReleaseError:
+        detail = redact(answer.body[:500].decode(errors="replace")).strip()
+        if answer.status == 404:
             return NotFoundError("is not there (404)", on=place, detail=detail)
-        if answer.status_code == 401:
+        if answer.status == 401:
             return PreflightError(
                 "answered 401: it does not accept these credentials, or wants some",
                 on=place,
@@ -287,12 +348,12 @@ class Http:
         hint = {
             403: "check that the credentials allow this; an anonymous caller may need some",
             429: "too many requests: run again later, or sign in",
-        }.get(answer.status_code, "run again later; nothing was lost")
+        }.get(answer.status, "run again later; nothing was lost")
         asked = _retry_after(answer.headers)
         if asked is not None:
             hint = f"it asks to wait {asked:.0f} seconds; run again after that"
         return UpstreamError(
-            f"answered {answer.status_code} {answer.reason}", on=place, detail=detail, hint=hint
+            f"answered {answer.status} {answer.reason}", on=place, detail=detail, hint=hint
         )
 
     def download(
@@ -318,10 +379,22 @@ class Http:
             part.unlink(missing_ok=True)
 
 
-def _write(path: Path, chunks: Iterable[bytes]) -> None:
-    with path.open("wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
+def _chunks(answer: requests.Response, most: int) -> Iterator[bytes]:
+    """The body, unpacked.
+
+    Raises:
+        UpstreamError: it has more than ``most`` bytes.
+    """
+    size = 0
+    for chunk in answer.iter_content(_CHUNK):
+        size += len(chunk)
+        if size > most:
+            raise UpstreamError(
+                f"answered with more than {most >> 20} MiB",
+                on=_without_query(answer.url),
+                hint="nothing was taken from it; look at the address, and run again later",
+            )
+        yield chunk
 
 
 def bytes_digest(content: bytes) -> Digest:

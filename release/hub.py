@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from release.errors import ConfigurationError, UpstreamError
+from release.errors import UpstreamError
 from release.http import Http, redact
 from release.reference import Digest, Platform, Reference, parse_digest
-from release.registry import normalize_platform
+from release.registry import MALFORMED, normalize_platform
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Hub:
         content = answer.json()
         try:
             total, more, results = int(content["count"]), content["next"], list(content["results"])
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise UpstreamError(
                 "Docker Hub's answer is not a list of tags", on=url, detail=str(content)[:300]
             ) from error
@@ -155,14 +155,7 @@ def _parse(item: Any, url: str) -> ListedTag:
             platforms=(platforms or None) if complete else None,
             pushed=datetime.fromisoformat(pushed).astimezone(UTC) if pushed else None,
         )
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        AttributeError,
-        ConfigurationError,
-    ) as error:
+    except MALFORMED as error:
         raise UpstreamError(
             "Docker Hub described a tag in a way that is not understood",
             on=url,

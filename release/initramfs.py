@@ -7,6 +7,7 @@ give the same bytes: entries are sorted, times and owners are zero.
 
 from __future__ import annotations
 
+import os
 import stat
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from release import bounded
 from release.errors import SmokeError
 
 _MAGIC = b"070701"
@@ -82,14 +84,14 @@ def from_layers(layers: Iterable[Path], *, under: str) -> list[Entry]:
         under: the directory of the archive that becomes the image's root.
 
     Raises:
-        SmokeError: a layer is not a tar archive.
+        SmokeError: a layer is not a tar archive, or leads out of the root file system.
     """
     tree: dict[str, Entry] = {}
     for layer in layers:
         try:
-            with tarfile.open(layer) as tar:
+            with bounded.opened_tar(layer) as tar:
                 _apply(tar, tree)
-        except tarfile.TarError as error:
+        except bounded.CORRUPT as error:
             raise SmokeError(
                 "the layer is not a tar archive", on=str(layer), detail=str(error)
             ) from error
@@ -100,6 +102,8 @@ def from_layers(layers: Iterable[Path], *, under: str) -> list[Entry]:
 def _apply(tar: tarfile.TarFile, tree: dict[str, Entry]) -> None:
     for member in tar:
         path = PurePosixPath(member.name.lstrip("/"))
+        if ".." in path.parts:
+            raise ValueError(f"leads out of it: {member.name!r}")
         if path.name == _OPAQUE:
             _remove(tree, str(path.parent), keep_itself=True)
         elif path.name.startswith(_WHITEOUT):
@@ -121,14 +125,14 @@ def _from_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> En
     if member.isdir():
         return Entry(path, stat.S_IFDIR | permissions)
     if member.issym():
-        return symlink(path, member.linkname)
+        return Entry(path, stat.S_IFLNK | 0o777, os.fsencode(member.linkname))
     if member.ischr() or member.isblk():
         kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
         return Entry(path, kind | permissions, device=(member.devmajor, member.devminor))
     if member.isfifo():
         return Entry(path, stat.S_IFIFO | permissions)
     content = tar.extractfile(member)  # follows a hard link to what it links to
-    return Entry(path, stat.S_IFREG | permissions, content.read() if content else b"")
+    return Entry(path, stat.S_IFREG | permissions, bounded.read(content) if content else b"")
 
 
 def _check(entry: Entry) -> None:
@@ -140,7 +144,7 @@ def _check(entry: Entry) -> None:
 
 
 def _write_entry(entry: Entry, inode: int, output: IO[bytes]) -> None:
-    name = entry.path.encode() + b"\0"
+    name = os.fsencode(entry.path) + b"\0"
     fields = (
         inode,
         entry.mode,

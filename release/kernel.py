@@ -5,19 +5,15 @@ They are those that LinuxKit's kernel build leaves in it (linuxkit, ``kernel/com
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
 import re
 import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from release import bounded
 from release.errors import ResolveError
 
 
@@ -64,11 +60,15 @@ class KernelFiles:
     def inside(cls, directory: Path) -> KernelFiles:
         def present(name: str) -> Path | None:
             path = directory / name
-            return path if path.is_file() else None
+            # A link would lead to a file of this machine.
+            return path if path.is_file() and not path.is_symlink() else None
 
         def line(name: str) -> str | None:
             path = present(name)
-            return path.read_text(errors="replace").strip() if path else None
+            if not path:
+                return None
+            with path.open("rb") as file:
+                return file.read(_MOST_LINE).decode(errors="replace").strip()
 
         return cls(
             present("kernel"),
@@ -80,10 +80,12 @@ class KernelFiles:
         )
 
 
-_CORRUPT = (OSError, EOFError, ValueError, struct.error, lzma.LZMAError, zlib.error)
-# A second copy, without the build's number behind the #, is in some kernels (since Linux 6.1).
+_MOST_LINE = 4096
 _BUILD_ID = re.compile(r"(?:[0-9a-f]{2}){4,64}")
-_BANNER = re.compile(rb"Linux version \d\S* \([^\n\0]*#\d[^\n\0]*\n")
+# As much as /proc/version ever has, and more. A second copy, without the build's number behind the
+# #, is in some kernels (since Linux 6.1).
+_LINE = re.compile(rb"Linux version [^\0-\x1f\x7f]{1,1000}\n")
+_BANNER = re.compile(rb"Linux version \d\S* \([^\0-\x1f\x7f]*#\d[^\0-\x1f\x7f]*\n")
 
 
 def read_banner(kernel: Path) -> str:
@@ -96,12 +98,11 @@ def read_banner(kernel: Path) -> str:
     Raises:
         ResolveError: no banner can be found in it.
     """
-    content = kernel.read_bytes()
-    with suppress(*_CORRUPT):
-        for part in _unpacked(content):
-            match = _BANNER.search(part)
-            if match:
-                return match.group(0).decode(errors="replace").strip()
+    with suppress(*bounded.CORRUPT), kernel.open("rb") as file:
+        for part in _unpacked(bounded.read(file)):
+            for match in _LINE.finditer(part):
+                if _BANNER.fullmatch(match.group(0)):
+                    return match.group(0).decode(errors="replace").strip()
     raise ResolveError(
         "no kernel banner can be found in it",
         on=str(kernel),
@@ -119,9 +120,8 @@ def read_build_id(kernel: Path) -> str:
     Empty where it cannot be told: an arm64 ``Image`` has no ELF header that says where its notes
     are, and it holds those of the vDSO, too.
     """
-    content = kernel.read_bytes()
-    with suppress(*_CORRUPT):
-        for part in _unpacked(content):
+    with suppress(*bounded.CORRUPT), kernel.open("rb") as file:
+        for part in _unpacked(bounded.read(file)):
             if build_id := _elf_build_id(part):
                 return build_id
     return ""
@@ -158,7 +158,7 @@ def build_id_in(notes: bytes) -> str:
 
 def _unpacked(content: bytes) -> Iterator[bytes]:
     if content[:2] == b"\x1f\x8b":
-        content = _gunzip(content)
+        content = bounded.gunzip(content)
     if content[0x202:0x206] == b"HdrS":
         (setup_sectors,) = struct.unpack_from("<B", content, 0x1F1)
         offset, length = struct.unpack_from("<II", content, 0x248)
@@ -170,54 +170,13 @@ def _unpacked(content: bytes) -> Iterator[bytes]:
     yield content
 
 
-def _gunzip(content: bytes) -> bytes:
-    return zlib.decompressobj(wbits=31).decompress(content)
-
-
-def _unlzma(content: bytes) -> bytes:
-    return lzma.LZMADecompressor().decompress(content)
-
-
-def _unbzip2(content: bytes) -> bytes:
-    return bz2.BZ2Decompressor().decompress(content)
-
-
-def _unzstd(content: bytes) -> bytes:
-    import zstandard
-
-    try:
-        return zstandard.ZstdDecompressor().decompressobj().decompress(content)
-    except zstandard.ZstdError as error:
-        raise ValueError("not zstd") from error
-
-
-def _unlz4(content: bytes) -> bytes:
-    """The legacy frame (lz4, ``doc/lz4_Frame_format.md``): blocks of at most 8 MiB."""
-    import lz4.block
-
-    unpacked = io.BytesIO()
-    position = 4
-    while position + 4 <= len(content):
-        (size,) = struct.unpack_from("<I", content, position)
-        position += 4
-        if size == 0 or position + size > len(content):
-            break
-        block = content[position : position + size]
-        try:
-            unpacked.write(lz4.block.decompress(block, uncompressed_size=8 << 20))
-        except lz4.block.LZ4BlockError as error:
-            raise ValueError("not lz4") from error
-        position += size
-    return unpacked.getvalue()
-
-
 _COMPRESSIONS: Mapping[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": _gunzip,
-    b"\xfd7zXZ\x00": _unlzma,
-    b"\x5d\x00\x00": _unlzma,
-    b"BZh": _unbzip2,
-    b"\x28\xb5\x2f\xfd": _unzstd,
-    b"\x02\x21\x4c\x18": _unlz4,
+    b"\x1f\x8b": bounded.gunzip,
+    b"\xfd7zXZ\x00": bounded.unlzma,
+    b"\x5d\x00\x00": bounded.unlzma,
+    b"BZh": bounded.unbzip2,
+    b"\x28\xb5\x2f\xfd": bounded.unzstd,
+    b"\x02\x21\x4c\x18": bounded.unlz4,
 }
 
 
@@ -304,9 +263,9 @@ def _preemption(config: Collection[str]) -> str:
 @contextmanager
 def _opened(tar: Path) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(tar) as archive:
+        with bounded.opened_tar(tar) as archive:
             yield archive
-    except (tarfile.TarError, *_CORRUPT) as error:
+    except bounded.CORRUPT as error:
         raise ResolveError("is corrupt", on=str(tar), detail=str(error)) from error
 
 
@@ -319,7 +278,7 @@ def read_members(tar: Path, suffixes: Collection[str]) -> dict[str, str]:
                 if suffix not in found and member.isfile() and member.name.endswith(f"/{suffix}"):
                     file = archive.extractfile(member)
                     assert file
-                    found[suffix] = file.read().decode(errors="replace")
+                    found[suffix] = bounded.read(file).decode(errors="replace")
     return found
 
 
@@ -333,14 +292,14 @@ def expected_vermagic(modules: Path) -> str | None:
     """The vermagic of the kernel's own modules in ``kernel.tar``; None where it has none."""
     unpack: Mapping[str, Callable[[bytes], bytes]] = {
         ".ko": bytes,
-        ".ko.gz": gzip.decompress,
-        ".ko.xz": _unlzma,
-        ".ko.zst": _unzstd,
+        ".ko.gz": bounded.gunzip,
+        ".ko.xz": bounded.unlzma,
+        ".ko.zst": bounded.unzstd,
     }
     with _opened(modules) as archive:
         for member in archive:
             kind = "".join(PurePosixPath(member.name).suffixes[-2:])
             kind = kind if kind in unpack else PurePosixPath(member.name).suffix
             if member.isfile() and kind in unpack and (file := archive.extractfile(member)):
-                return vermagic(unpack[kind](file.read()))
+                return vermagic(unpack[kind](bounded.read(file)))
     return None

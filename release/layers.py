@@ -11,7 +11,6 @@ import gzip
 import io
 import json
 import tarfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,10 +18,11 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from release import bounded
 from release.errors import PublishError
 from release.http import bytes_digest
 from release.reference import Digest, parse_digest
-from release.registry import OCI_MANIFEST, Document
+from release.registry import MALFORMED, OCI_MANIFEST, Document, labels_of
 
 START_BYTES = 1 << 16
 """As much of a layer as tells what it holds."""
@@ -78,12 +78,12 @@ def kind_of(start: bytes) -> Kind:
     """
     try:
         if start.startswith(b"\x1f\x8b"):
-            start = zlib.decompressobj(wbits=31).decompress(start)
-        with tarfile.open(fileobj=io.BytesIO(start), mode="r|") as tar:
+            start = bounded.gunzip(start)
+        with bounded.opened_tar(io.BytesIO(start)) as tar:
             for member in tar:
                 if parts := PurePosixPath(member.name.lstrip("/")).parts:
                     return Kind(parts[0]) if parts[0] in list(Kind)[1:] else Kind.LOADER
-    except (tarfile.TarError, zlib.error) as error:
+    except bounded.CORRUPT as error:
         raise PublishError("a layer is not a tar archive", detail=str(error)) from error
     return Kind.LOADER
 
@@ -95,6 +95,7 @@ class Image:
     manifest: Document
     config: Mapping[str, Any]
     layers: tuple[Layer, ...]
+    labels: Mapping[str, str]
 
     @classmethod
     def read(
@@ -104,28 +105,36 @@ class Image:
 
         Args:
             start_of: gives the first bytes of a layer.
+
+        Raises:
+            PublishError: it is not shaped as an image is.
         """
-        items = manifest.content["layers"]
-        diff_ids = config["rootfs"]["diff_ids"]
-        if len(items) != len(diff_ids):
+        try:
+            pairs = zip(manifest.content["layers"], config["rootfs"]["diff_ids"], strict=True)
+            described = [(_described(item), parse_digest(diff_id)) for item, diff_id in pairs]
+            labels = labels_of(config)
+        except MALFORMED as error:
             raise PublishError(
-                "the image's manifest and configuration do not agree on its layers",
+                "the image's manifest and configuration are not those of one image",
                 on=manifest.digest,
-            )
-        layers = []
-        for item, diff_id in zip(items, diff_ids, strict=True):
-            digest = parse_digest(item["digest"])
-            media_type = _MEDIA_TYPES.get(item["mediaType"], item["mediaType"])
-            kind = kind_of(start_of(digest))
-            layers.append(Layer(digest, item["size"], media_type, parse_digest(diff_id), kind))
-        return cls(manifest, config, tuple(layers))
+                detail=repr(error),
+            ) from error
+        layers = [
+            Layer(digest, size, media_type, diff_id, kind_of(start_of(digest)))
+            for (digest, size, media_type), diff_id in described
+        ]
+        return cls(manifest, config, tuple(layers), labels)
 
     def of(self, kind: Kind) -> tuple[Layer, ...]:
         return tuple(layer for layer in self.layers if layer.kind is kind)
 
-    @property
-    def labels(self) -> dict[str, str]:
-        return dict((self.config.get("config") or {}).get("Labels") or {})
+
+def _described(item: Mapping[str, Any]) -> tuple[Digest, int, str]:
+    """What a manifest says of a layer: digest, size and media type."""
+    size, media_type = item["size"], item["mediaType"]
+    if type(size) is not int or size < 0 or not isinstance(media_type, str):
+        raise ValueError(f"a layer of size {size} and type {media_type}")
+    return parse_digest(item["digest"]), size, _MEDIA_TYPES.get(media_type, media_type)
 
 
 @dataclass(frozen=True)
@@ -203,10 +212,10 @@ def read_file_layer(blob: bytes, name: str) -> bytes:
         PublishError: it is not in it.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
+        with bounded.opened_tar(io.BytesIO(blob)) as tar:
             file = tar.extractfile(name)
-            return file.read() if file else b""
-    except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
+            return bounded.read(file) if file else b""
+    except bounded.CORRUPT as error:
         raise PublishError(f"a layer has no {name}", detail=str(error)) from error
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from release import bounded
 from release.errors import PublishError
 from release.http import bytes_digest, file_digest
 from release.reference import Digest, Reference, parse_digest
-from release.registry import MANIFESTS, OCI_INDEX, Document
+from release.registry import MALFORMED, MANIFESTS, OCI_INDEX, Document, labels_of
 
 
 @dataclass(frozen=True)
@@ -137,21 +138,21 @@ def saved_labels(tar: Path) -> dict[str, str]:
         PublishError: it is no such tar.
     """
     try:
-        with tarfile.open(tar) as archive:
+        with bounded.opened_tar(tar) as archive:
             (image,) = json.loads(_content(archive, "manifest.json"))
             config = json.loads(_content(archive, image["Config"]))
-    except (tarfile.TarError, KeyError, ValueError, TypeError) as error:
+        return labels_of(config)
+    except (*bounded.CORRUPT, *MALFORMED) as error:
         raise PublishError(
             "is no saved module image", on=str(tar), hint="remove it and run again"
         ) from error
-    return dict((config.get("config") or {}).get("Labels") or {})
 
 
 def _content(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
     if not file:
         raise KeyError(name)
-    return file.read()
+    return bounded.read(file)
 
 
 def _inside(digest: Digest) -> str:

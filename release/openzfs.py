@@ -20,6 +20,7 @@ from release.github import GitHub, Release
 from release.http import file_digest
 from release.reference import Digest, parse_digest
 from release.solver import Chosen, Range, TooOld, Waiting, choose, parse_meta
+from release.tarballs import Tarballs
 
 _OLDEST = semver.Version(0, 8, 0)
 """From here on one tarball has all modules; before, SPL was a project of its own."""
@@ -43,11 +44,16 @@ class OpenZFS:
     """The releases of one repository, each looked at once in a run. Safe to share by threads.
 
     A git tag's META never changes, so those that were read are kept on disk for the next run.
+
+    Args:
+        sources: the directory for what is downloaded, which may be deleted at any time.
+        tarballs: the digests that tarballs had before.
     """
 
-    def __init__(self, github: GitHub, sources: Path) -> None:
+    def __init__(self, github: GitHub, sources: Path, tarballs: Tarballs) -> None:
         self._github = github
         self._sources = sources
+        self.tarballs = tarballs
         self._metas = sources / "meta" / github.repository.replace("/", "-")
         self._lock = threading.Lock()
         self._stable: tuple[semver.Version, ...] | ReleaseError | None = None
@@ -153,30 +159,37 @@ class OpenZFS:
         return choose(kernel, self.versions(), self.read)
 
     def tarball(self, version: str) -> Path:
-        """Downloads a release's source tarball once, checked against its published digest.
+        """Downloads a release's source tarball once, checked against its published digest, and
+        against the one that it had when it was first used.
 
         Returns:
             The directory that holds it as ``zfs.tar.gz``.
 
         Raises:
-            ResolveError: there is no such release, or no published digest to check against.
+            ResolveError: there is no such release, no published digest to check against, or the
+                tarball is another one than before.
             UpstreamError: what was downloaded does not have the published digest.
         """
         directory = self._sources / f"zfs-{version}"
         tarball = directory / "zfs.tar.gz"
         recorded = directory / "zfs.tar.gz.sha256"
+        on = f"{self._github} zfs-{version}"
         with self._lock:
             if tarball.is_file() and recorded.is_file():
-                if file_digest(tarball) == recorded.read_text().strip():
+                digest = file_digest(tarball)
+                if digest == recorded.read_text().strip():
+                    self.tarballs.record(version, digest, on)
                     return directory
                 tarball.unlink()
             directory.mkdir(parents=True, exist_ok=True)
             release = self._release(version)
             digest = self._published_digest(release, version)
+            self.tarballs.check(version, digest, on)
             asset = release.asset(f"zfs-{version}.tar.gz")
             assert asset
             self._github.download(asset, tarball, digest)
             recorded.write_text(f"{digest}\n")
+            self.tarballs.record(version, digest, on)
             return directory
 
     def _release(self, version: str) -> Release:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from release.build import Built
-from release.errors import NotFoundError, PublishError
+from release.errors import ConfigurationError, NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, file_digest
 from release.layers import START_BYTES, Assembled, Image, without_userland
 from release.layout import Layout
+from release.notes import printable
 from release.plan import (
     SUMS,
     asset_name,
@@ -33,9 +34,9 @@ from release.reference import (
     parse_digest,
     platform_fields,
 )
-from release.registry import OCI_INDEX, Document, Registry
+from release.registry import MALFORMED, OCI_INDEX, Document, Registry
 from release.resolve import Kernel
-from release.versions import Entry, modules_tag
+from release.versions import ZFS_VERSION, Entry, modules_tag
 
 _XZ_PRESET = 6
 """Layers are compressed already: 6 is 0.4 % below 0, and nothing above it is any smaller."""
@@ -153,8 +154,14 @@ def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[
 
 def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
     """Whether an image's labels say that it is ours, and for this very kernel."""
-    wanted = {"install-zfs.zfs-version", "install-zfs.builder-image"}
-    return labels.get("install-zfs.kernel-digest") == manifest and wanted <= labels.keys()
+    if labels.get("install-zfs.kernel-digest") != manifest:
+        return False
+    # They become a git tag and names of files, so that anything else than these is nobody's of us.
+    try:
+        Reference.parse(labels.get("install-zfs.builder-image", ""))
+    except ConfigurationError:
+        return False
+    return bool(ZFS_VERSION.fullmatch(labels.get("install-zfs.zfs-version", "")))
 
 
 def index(manifests: Mapping[Platform, Document]) -> Document:
@@ -183,14 +190,32 @@ def tag(
 
 
 def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) -> Layout:
-    """Downloads a published image to an OCI layout, every blob checked against its digest."""
+    """Downloads a published image to an OCI layout, every blob checked against its digest.
+
+    Raises:
+        PublishError: the manifest is none, or a blob is not of the size that it says.
+    """
     layout = Layout(to)
-    content = manifest.content
-    for item in (content["config"], *content["layers"]):
-        digest = parse_digest(item["digest"])
+    on = str(image.at(manifest.digest))
+    try:
+        content = manifest.content
+        blobs = [
+            (parse_digest(item["digest"]), item["size"])
+            for item in (content["config"], *content["layers"])
+        ]
+    except MALFORMED as error:
+        raise PublishError("is no image's manifest", on=on, detail=repr(error)) from error
+    for digest, size in blobs:
         blob = layout.blob(digest)
         blob.parent.mkdir(parents=True, exist_ok=True)
         registry.download(image, digest, blob)
+        if (found := blob.stat().st_size) != size:
+            raise PublishError(
+                "a blob does not have the size that the manifest says",
+                on=on,
+                detail=f"{digest}\nexpected {size} bytes\nfound    {found}",
+                hint="no engine can pull this image; delete its tag, and run again",
+            )
     layout.blob(manifest.digest).write_bytes(manifest.raw)
     (to / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     index = {
@@ -492,4 +517,4 @@ def _notes(receipt: Receipt, image: Reference) -> str:
 
 
 def _code(text: str) -> str:
-    return text.replace("`", "'").replace("|", "/")
+    return printable(text).replace("`", "'").replace("|", "/")

@@ -59,6 +59,16 @@ class Document:
         return json.loads(self.raw)
 
 
+def labels_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The labels in an image's configuration.
+
+    Raises:
+        TypeError, ValueError, AttributeError: it is not shaped as specified.
+    """
+    labels = (config.get("config") or {}).get("Labels") or {}
+    return {str(name): str(value) for name, value in labels.items()}
+
+
 def normalize_platform(os: str, architecture: str, variant: str | None = None) -> Platform | None:
     """The platform's usual name, or None for what is no platform (attestations).
 
@@ -79,12 +89,27 @@ def _platform(about: Mapping[str, Any]) -> Platform | None:
     )
 
 
+MALFORMED = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    ConfigurationError,
+)
+"""What taking apart an answer that is not shaped as specified can raise."""
+
+_MOST_PAGES = 1000
+"""Of a list of tags: of 100 or 1,000 names each."""
+
+
 @contextmanager
 def _understood(reference: Reference) -> Iterator[None]:
     """Reading an answer that is not shaped as specified is an expected failure."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, ConfigurationError) as error:
+    except MALFORMED as error:
         raise UpstreamError(
             "the registry's answer is not understood", on=str(reference), detail=repr(error)
         ) from error
@@ -185,7 +210,8 @@ class Registry:
         """The labels of the image behind one manifest digest."""
         at = reference.at(manifest)
         config = self.config(at, self.get(at))
-        return dict((config.get("config") or {}).get("Labels") or {})
+        with _understood(at):
+            return labels_of(config)
 
     def tags(self, repository: Reference, *, ours: bool = False) -> frozenset[str]:
         """Every tag of a repository; none where the repository is not there.
@@ -202,14 +228,19 @@ class Registry:
         answer = self._send("GET", repository, url, expect=(200, 404), push=ours)
         if answer.status == 404:
             return frozenset()
-        while True:
+        for _ in range(_MOST_PAGES):
             with _understood(repository):
                 names.update(map(str, answer.json().get("tags") or ()))
-            following = _NEXT_LINK.search(answer.headers.get("link", ""))
-            if not following:
-                return frozenset(names)
-            url = self._inside(repository, urljoin(url, following.group(1)))
+                following = _NEXT_LINK.search(answer.headers.get("link", ""))
+                if not following:
+                    return frozenset(names)
+                url = self._inside(repository, urljoin(url, following.group(1)))
             answer = self._send("GET", repository, url, expect=(200,), push=ours)
+        raise UpstreamError(
+            f"lists tags on more than {_MOST_PAGES} pages",
+            on=str(repository.name),
+            hint="nothing was taken from this list; run again later",
+        )
 
     def download(self, repository: Reference, digest: Digest, to: Path) -> None:
         """Downloads a blob, checked against its digest."""
@@ -389,8 +420,10 @@ class Registry:
     ) -> str:
         asked = dict(_CHALLENGE.findall(challenge))
         realm = asked.get("realm", "")
-        if urlsplit(realm).scheme not in ("https", "http") or (
-            urlsplit(realm).scheme == "http" and reference.api.startswith("https:")
+        with _understood(reference):
+            scheme = urlsplit(realm).scheme
+        if scheme not in ("https", "http") or (
+            scheme == "http" and reference.api.startswith("https:")
         ):
             raise UpstreamError(
                 "asks for a token from an unsafe place", on=str(reference.name), detail=realm

@@ -24,6 +24,10 @@ from release.errors import ReleaseError
 from release.http import redact
 from release.reference import Platform
 
+_MOST_SUMMARY = 900_000
+"""GitHub drops a step's summary of more than 1 MiB."""
+_MOST_CELL = 1000
+
 
 class Status(StrEnum):
     """How a target ended."""
@@ -98,8 +102,9 @@ class Report:
         return table
 
     def say(self, text: str) -> None:
-        """A line on stderr."""
-        self._console.print(Text(redact(text)))
+        """Lines on stderr."""
+        text = shown(text)
+        self._console.print(Text(without_commands(text) if self._actions else text))
 
     def step(self, name: str, step: str) -> None:
         """``name`` (a slug) is now at ``step``; an empty step means that it is done."""
@@ -113,21 +118,22 @@ class Report:
         if self._actions:
             # Kernels are worked on side by side: each gets its group when it is done.
             if done:
-                self.say("\n".join((f"::group::{name}", *done, "::endgroup::")))
+                lines = (f"::group::{_data(name)}", *done, "::endgroup::")
+                self._console.print(Text(shown("\n".join(lines))))
         elif step and not self._live:
             self.say(f"{name}: {step}")
 
     def fail(self, error: ReleaseError) -> None:
         """An expected failure, whole; under Actions also as an annotation of the run."""
-        text = redact(str(error))
+        text = shown(str(error))
         if self._actions:
-            sys.stderr.write(f"::error title={_property(redact(error.summary))}::{_data(text)}\n")
+            sys.stderr.write(f"::error title={_property(shown(error.summary))}::{_data(text)}\n")
         else:
             self._console.print(Text(f"error: {text}", style="red"))
 
     def warn(self, text: str) -> None:
         """Something that holds nothing up, but that somebody should know."""
-        text = redact(text)
+        text = shown(text)
         if self._actions:
             sys.stderr.write(f"::warning::{_data(text)}\n")
         else:
@@ -156,7 +162,7 @@ class Report:
         write_json(outcomes, to)
         if summary := self._environment.get("GITHUB_STEP_SUMMARY"):
             with Path(summary).open("a") as file:
-                file.write(redact(_markdown(outcomes)))
+                file.write(redact(_markdown(outcomes, _MOST_SUMMARY)))
 
 
 def write_json(outcomes: Sequence[Outcome], to: Path | None, **more: object) -> None:
@@ -175,10 +181,26 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for name in header:
         grid.add_column(name, no_wrap=name not in ("REASON", "DESKTOP"), overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(redact(str(cell))) for cell in row))
+        grid.add_row(*(Text(shown(str(cell))) for cell in row))
     with console.capture() as captured:
         console.print(grid)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    lines = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+    sys.stdout.write(without_commands(lines))
+
+
+def shown(text: str) -> str:
+    """Text as a terminal may get it, whoever wrote it: without secrets, and without characters that
+    would steer it.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in redact(text))
+
+
+def without_commands(text: str) -> str:
+    """Lines that Actions would take for commands, as text (actions/runner, ``ActionCommand``)."""
+    text = text.replace("##[", "## [")
+    return "\n".join(
+        f"| {line}" if line.lstrip().startswith("::") else line for line in text.split("\n")
+    )
 
 
 def _property(text: str) -> str:
@@ -190,7 +212,8 @@ def _data(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def _markdown(outcomes: Sequence[Outcome]) -> str:
+def _markdown(outcomes: Sequence[Outcome], most: int) -> str:
+    """A table, of as many rows as fit in ``most`` bytes."""
     lines = [
         "| status | kernel | platform | module image | reason |",
         "|---|---|---|---|---|",
@@ -198,10 +221,17 @@ def _markdown(outcomes: Sequence[Outcome]) -> str:
     for one in outcomes:
         cells = (one.status, one.kernel, one.platform, one.image, one.reason)
         lines.append("| " + " | ".join(_cell(str(cell)) for cell in cells) + " |")
+    size = 0
+    for number, line in enumerate(lines):
+        size += len(line.encode()) + 1
+        if size > most:
+            return "\n".join((*lines[:number], "", f"and {len(lines) - number} more")) + "\n"
     return "\n".join(lines) + "\n"
 
 
 def _cell(text: str) -> str:
     """Other people's text in a Markdown table: as code, on one line."""
-    clean = " ".join(text.split()).replace("`", "'").replace("|", "/")
+    clean = " ".join(shown(text).split()).replace("`", "'").replace("|", "/")
+    if len(clean) > _MOST_CELL:
+        clean = f"{clean[:_MOST_CELL]} ..."
     return f"`{clean}`" if clean else ""

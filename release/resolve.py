@@ -20,7 +20,7 @@ from release.errors import (
 )
 from release.openzfs import OpenZFS
 from release.reference import Digest, Platform, Reference
-from release.registry import Document, Registry
+from release.registry import MALFORMED, Document, Registry, labels_of
 from release.solver import Choice, Chosen, Policy, TooOld, Waiting, pin_warning, wanted
 from release.tags import ImageTag
 from release.versions import Entry
@@ -92,12 +92,17 @@ def read_kernel(registry: Registry, entry: Entry) -> Kernel:
     assert entry.digest
     first = entry.image.at(entry.platforms[min(entry.platforms)])
     config = registry.config(first, _get(registry, first))
+    try:
+        labels = labels_of(config)
+    except MALFORMED as error:
+        raise ResolveError(
+            "the kernel image's labels are not understood",
+            on=str(first),
+            detail=repr(error),
+            hint="look at them: docker buildx imagetools inspect, and report it upstream",
+        ) from error
     return Kernel(
-        entry.image,
-        entry.digest,
-        entry.platforms,
-        _created(config.get("created")),
-        dict((config.get("config") or {}).get("Labels") or {}),
+        entry.image, entry.digest, entry.platforms, _created(config.get("created")), labels
     )
 
 

@@ -67,6 +67,7 @@ from release.resolve import (
 from release.restore import Restorer
 from release.smoke import SmokeResult, smoke
 from release.solver import Choice, Unread
+from release.tarballs import Tarballs
 from release.versions import SMOKE_HOST, Entry, Versions
 
 _BOOT_BYTES = 24 << 20
@@ -143,6 +144,7 @@ class World:
                 token if openzfs.api == api else None,
             ),
             cache / "sources",
+            Tarballs(versions.path.with_name("openzfs.yaml")),
         )
 
     @cached_property

@@ -38,7 +38,7 @@ _MOST_KERNELS = MAX_LAYERS - 3
 there is one for each version and builder."""
 SMOKE_HOST = "host"
 _NUMBER = r"(?:0|[1-9][0-9]{0,8})"
-_ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
+ZFS_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-rc[0-9]+)?")
 _BEGIN = "image: docker.io/NAME/install-zfs"
 _DESKTOP_VERSION = re.compile(r"\d+\.\d+\.\d+(?:\.\d+)?(?:-[a-z0-9.]+)?")
 
@@ -362,7 +362,7 @@ def _entry(node: Node) -> Entry:
         digest=keys["digest"].parse(parse_digest) if "digest" in keys else None,
         platforms=MappingProxyType(platforms),
         builder=keys["builder"].parse(Reference.parse) if "builder" in keys else None,
-        zfs=keys["zfs"].match(_ZFS_VERSION, "an OpenZFS version", "2.1.5")
+        zfs=keys["zfs"].match(ZFS_VERSION, "an OpenZFS version", "2.1.5")
         if "zfs" in keys
         else None,
         policy=_policy(keys["policy"]) if "policy" in keys else None,

@@ -14,7 +14,7 @@ from release.build import PROJECT
 from release.components import Components
 from release.engine import Engine
 from release.errors import BuildError, PublishError
-from release.http import redact
+from release.http import redact, without_secrets
 from release.layout import saved_labels
 from release.linuxkit import VARIANTS, Machine
 from release.reference import Reference, architecture, parse_digest
@@ -114,7 +114,7 @@ class Workshop:
         log = self.cache / "logs" / f"{vm.name}.log"
         command = build_command(vm.as_posix(), vm.parent.as_posix())
         try:
-            code = child.logged(command, log, self.environment, TIMEOUT_SECONDS)
+            code = child.logged(command, log, without_secrets(self.environment), TIMEOUT_SECONDS)
         except TimeoutError as error:
             raise BuildError(
                 f"linuxkit {error}", on=f"{vm}.yml", hint=f"its output is in {log}"

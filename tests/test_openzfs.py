@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import semver
 
-from release.errors import ResolveError, UpstreamError
+from release.errors import ConfigurationError, ResolveError, UpstreamError
 from release.github import GitHub
 from release.http import Http
 from release.openzfs import OpenZFS
+from release.tarballs import Tarballs
 from tests.lab.github import GitHub as GitHubServer
 from tests.lab.github import Repository
 from tests.lab.server import Response
@@ -52,7 +53,12 @@ def repository(github: GitHubServer) -> Repository:
 
 @pytest.fixture
 def openzfs(github: GitHubServer, tmp_path: Path) -> OpenZFS:
-    return OpenZFS(GitHub(Http(), github.url, "openzfs/zfs", None), tmp_path)
+    return client(github, tmp_path)
+
+
+def client(github: GitHubServer, directory: Path) -> OpenZFS:
+    tarballs = Tarballs(directory / "openzfs.yaml")
+    return OpenZFS(GitHub(Http(), github.url, "openzfs/zfs", None), directory, tarballs)
 
 
 def choose(openzfs: OpenZFS, kernel: str) -> str:
@@ -100,7 +106,7 @@ def test_what_was_read_is_not_asked_again_by_the_next_run(
     metas = [f"zfs-{version}" for version in ("2.3.0", "2.2.9", "2.1.16", "2.0.7")]
     for expected in (["releases", *metas], ["releases"]):
         github.requests.clear()
-        openzfs = OpenZFS(GitHub(Http(), github.url, "openzfs/zfs", None), tmp_path)
+        openzfs = client(github, tmp_path)
         assert choose(openzfs, "6.18.0") == "waiting: nearest 2.2.9 up to 6.17"
         assert asked(github) == expected
         openzfs.keep()
@@ -247,3 +253,75 @@ def test_a_version_that_is_not_released(
     repository.releases[-2].put_asset("zfs-2.6.0.tar.gz", TARBALL)
     with pytest.raises(ResolveError, match=f"no release zfs-{version}"):
         openzfs.tarball(version)
+
+
+# The digests of tarballs
+
+RECORDED = f"""\
+  - version: 2.1.5
+    digest: sha256:{hashlib.sha256(TARBALL).hexdigest()}
+"""
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_tarball_s_digest_is_recorded_once_and_nothing_above_is_touched(
+    github: GitHubServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "openzfs.yaml"
+    client(github, tmp_path).tarball("2.1.5")
+    written = file.read_text()
+    assert written.startswith("# The digests of OpenZFS's source tarballs")
+    assert written.endswith(f"tarballs:\n{RECORDED}")
+    file.write_text(f"# mine\n{written}")
+    again = client(github, tmp_path)
+    again.tarball("2.1.5")
+    assert file.read_text() == f"# mine\n{written}"
+    again.tarball("2.3.0")
+    assert file.read_text() == f"# mine\n{written}" + RECORDED.replace("2.1.5", "2.3.0")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_tarball_that_was_replaced_upstream_stops_that_version_alone(
+    github: GitHubServer, repository: Repository, tmp_path: Path, cached: bool
+) -> None:
+    """Also where upstream's digest fits it; and one that is cached here is no better."""
+    file = tmp_path / "openzfs.yaml"
+    other = "sha256:" + "b" * 64
+    if cached:
+        client(github, tmp_path).tarball("2.1.5")
+        file.write_text(file.read_text().replace(RECORDED[-65:-1], other[7:]))
+        expected, found = other, f"sha256:{hashlib.sha256(TARBALL).hexdigest()}"
+    else:
+        file.write_text(f"tarballs:\n{RECORDED}")
+        release = repository.published("zfs-2.1.5")
+        assert release
+        release.put_asset("zfs-2.1.5.tar.gz", b"replaced")
+        expected, found = RECORDED.split()[-1], f"sha256:{hashlib.sha256(b'replaced').hexdigest()}"
+    before = file.read_bytes()
+    openzfs = client(github, tmp_path)
+    with pytest.raises(ResolveError, match="another one than before") as caught:
+        openzfs.tarball("2.1.5")
+    assert caught.value.detail == f"recorded {expected}\nfound    {found}"
+    assert "remove its entry from openzfs.yaml" in caught.value.hint
+    assert file.read_bytes() == before
+    openzfs.tarball("2.3.0")
+    file.write_text("tarballs: []\n")
+    client(github, tmp_path).tarball("2.1.5")
+    assert found in file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"tarballs:\n{RECORDED}{RECORDED}", "line 4: ZFS 2.1.5 is there twice"),
+        ("tarballs:\n  - version: 2.1.5\n    digest: x\n", "line 3: 'x' is not a digest"),
+        ("tarballs:\n  - version: ../x\n    digest: x\n", "line 2: '../x' is not an OpenZFS"),
+        ("tarball: []\n", "unknown key 'tarball'"),
+        ("", "is empty"),
+    ],
+)
+def test_digests_that_make_no_sense(tmp_path: Path, text: str, says: str) -> None:
+    file = tmp_path / "openzfs.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=says):
+        Tarballs(file)

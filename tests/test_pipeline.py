@@ -21,7 +21,8 @@ from release.reference import Reference
 from release.registry import Registry
 from release.versions import modules_tag
 from tests.lab.hub import Image
-from tests.lab.setup import Setup, requests_by_host
+from tests.lab.leaks import leaks
+from tests.lab.setup import TOKEN, Setup, requests_by_host
 from tests.lab.world import NEWER, LabKernel, World
 
 pytestmark = pytest.mark.lab
@@ -74,6 +75,10 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
     # What people wrote is as it was; facts were added behind it.
     assert setup.path.read_text().startswith(top)
     assert "  - image: " + linuxkit_kernel.reference in setup.path.read_text()
+
+    said = {"stdout": first.stdout, "stderr": first.stderr}
+    texts = said | {one.tag_name: one.body or "" for one in setup.releases.releases}
+    assert leaks({"the token": TOKEN}, texts, [setup.directory]) == []
 
     written = setup.path.read_bytes()
     for server in (setup.hub, setup.github, setup.gateway):

@@ -27,7 +27,7 @@ class SmallRegistry(StandIn):
     """Holds repositories in memory.
 
     Args:
-        auth: how callers sign in as ``me`` with the password ``secret``; empty for not at all.
+        auth: how callers sign in as ``me`` with the password; empty for not at all.
 
     Attributes:
         manifests: media type and content by repository and tag or digest.
@@ -42,11 +42,13 @@ class SmallRegistry(StandIn):
         self,
         *,
         auth: Literal["", "Basic", "Bearer"] = "",
+        password: str = "secret",
         port: int = 0,
         effects: EffectCounter | None = None,
     ) -> None:
         super().__init__(port=port, effects=effects)
         self.auth = auth
+        self.password = password
         self.manifests: dict[str, dict[str, tuple[str, bytes]]] = {}
         self.blobs: dict[str, bytes] = {}
         self.storage = ""
@@ -88,7 +90,7 @@ class SmallRegistry(StandIn):
         actions = "pull" if call.method == "GET" else "pull,push"
         scope = f"repository:{match[1]}:{actions}" if match else ""
         scheme, _, value = call.headers.get("Authorization", "").partition(" ")
-        if scheme == "Basic" == self.auth and _signed_in(value):
+        if scheme == "Basic" == self.auth and self._signed_in(value):
             return
         if scheme == "Bearer" == self.auth and value.startswith(f"token for {scope}"):
             return
@@ -110,7 +112,7 @@ class SmallRegistry(StandIn):
         scheme, _, value = call.headers.get("Authorization", "").partition(" ")
         if call.query.get("service") != "small" or scheme not in ("", "Basic"):
             raise violation(400, "a token is for the service that asked for it")
-        if scheme and not _signed_in(value):
+        if scheme and not self._signed_in(value):
             raise Refusal(401, "UNAUTHORIZED")
         scope = call.query["scope"]
         self.tokens.append(scope)
@@ -174,6 +176,5 @@ class SmallRegistry(StandIn):
         digest = self.put(name, reference, call.content, call.headers.get_content_type())
         return Response(201, {"Docker-Content-Digest": digest})
 
-
-def _signed_in(value: str) -> bool:
-    return base64.b64decode(value) == b"me:secret"
+    def _signed_in(self, value: str) -> bool:
+        return base64.b64decode(value) == f"me:{self.password}".encode()

@@ -156,7 +156,7 @@ class StandIn(LabServer):
 
     def __init_subclass__(cls) -> None:
         marked = [getattr(member, "routes", []) for member in vars(cls).values()]
-        cls._routes = [entry for entries in marked for entry in entries]
+        cls._routes = [*cls._routes, *(entry for entries in marked for entry in entries)]
 
     def respond(self, request: Request) -> Response:
         content = b"".join(request.body)
