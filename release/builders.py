@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,11 +79,10 @@ def candidates(
     table: Sequence[Row],
 ) -> Iterator[tuple[BuilderSource, str]]:
     """What may name the builder, the best first. A builder in the entry is the only one."""
+    if known := _named(entry, kernel):
+        yield known
     if entry.builder:
-        yield BuilderSource.ENTRY, str(entry.builder)
         return
-    if label := kernel.labels.get(BUILD_IMAGE_LABEL):
-        yield BuilderSource.LABEL, label
     about = ImageTag.parse(entry.image.tag or "")
     if about.version:
         # Upstream leaves out the last number where it is 0.
@@ -98,6 +98,14 @@ def candidates(
     for row in table:
         if compiler and row.compiler.resembles(compiler):
             yield BuilderSource.TABLE, str(row.image)
+
+
+def _named(entry: Entry, kernel: Kernel) -> tuple[BuilderSource, str] | None:
+    """The candidate that is known before the kernel's files are."""
+    if entry.builder:
+        return BuilderSource.ENTRY, str(entry.builder)
+    label = kernel.labels.get(BUILD_IMAGE_LABEL)
+    return (BuilderSource.LABEL, label) if label else None
 
 
 def kernel_compiler(files: KernelFiles) -> Compiler | None:
@@ -126,18 +134,22 @@ def choose_builder(
         ResolveError: the entry names one that is not there or has another compiler.
         UpstreamError: one could not be looked at, which does not mean that it is not there.
     """
-    files = builder.usable_files(kernel, platform, smoke=entry.smoke)
+    named = _named(entry, kernel)
+    with ThreadPoolExecutor(1) as pool:
+        # Both fetch an image, which takes seconds.
+        ahead = named and pool.submit(_look, registry, builder, *named, platform)
+        files = builder.usable_files(kernel, platform, smoke=entry.smoke)
     wanted = kernel_compiler(files)
     refused: dict[str, str] = {}
     for source, text in candidates(entry, kernel, files, wanted, load_table(table or TABLE)):
-        try:
-            image = Reference.parse(text)
-        except ConfigurationError:
-            refused[text] = f"{source} {text!r}: is no image reference"
+        name = _whole(text)
+        if name in refused:
             continue
-        if str(image) in refused:
-            continue
-        found = _look(registry, builder, image, source, platform)
+        found = (
+            ahead.result()
+            if ahead and (source, text) == named
+            else _look(registry, builder, source, text, platform)
+        )
         if isinstance(found, str):
             why = found
         elif wanted and not found[1].same(wanted):
@@ -149,10 +161,10 @@ def choose_builder(
                 f"its builder {why}"
                 + ("" if isinstance(found, str) else f", the kernel was compiled by {wanted}"),
                 on=str(entry.image),
-                detail=f"builder: {image}",
+                detail=f"builder: {name}",
                 hint="correct builder: in its entry of versions.yaml, or remove it",
             )
-        refused[str(image)] = f"{source} {image}: {why}"
+        refused[name] = f"{source} {name}: {why}"
     tried = "; ".join(refused.values()) or "nothing names one"
     raise UnbuildableError(
         f"no image with this kernel's compiler ({wanted or 'which it does not name'}) is known: "
@@ -162,14 +174,26 @@ def choose_builder(
     )
 
 
+def _whole(text: str) -> str:
+    """A reference as it is always written here; as it stands, where it is none."""
+    try:
+        return str(Reference.parse(text))
+    except ConfigurationError:
+        return repr(text)
+
+
 def _look(
     registry: Registry,
     builder: Builder,
-    image: Reference,
     source: BuilderSource,
+    text: str,
     platform: Platform,
 ) -> tuple[BuilderImage, Compiler] | str:
     """An image and its compiler, or why it cannot be the builder."""
+    try:
+        image = Reference.parse(text)
+    except ConfigurationError:
+        return "is no image reference"
     digest = registry.head(image)
     if not digest:
         return "is not there"

@@ -83,6 +83,29 @@ def _download(catalogue: str, environment: str = "") -> str:
     )
 
 
+# The kernel refuses every further mount.
+WITHOUT_MOUNTS = "/bin/busybox sh -c 'echo 1 >/proc/sys/fs/mount-max; exec \"$@\"' sh"
+
+# The last module comes when the one before it is in use, and is none.
+REFUSED_WHILE_IN_USE = """
+cd /image/kernels/*
+cp modules.load /tmp
+mkfifo last.ko
+echo last.ko >>modules.load
+(
+    until [ -c /dev/zfs ]; do sleep 0.1; done
+    exec 3</dev/zfs
+    echo none >last.ko
+    sleep 3
+) &
+container /install-zfs
+code=$?
+wait
+rm last.ko
+mv /tmp/modules.load .
+exit $code
+"""
+
 USERLAND = """
 version=$(sed -n s/^zfs_version=//p /image/kernels/*/kernel.env)
 mkdir -p /image/userland/$version
@@ -181,6 +204,8 @@ SCENARIOS = (
     Command("download-no-image", _download("no-image")),
     Command("download-other-kernel", _download("other-kernel")),
     Command("download-insecure", _download("insecure")),
+    Command("download-no-room", _download("good", WITHOUT_MOUNTS)),
+    Command("mounts-again", "echo 100000 >/proc/sys/fs/mount-max"),
     Command(
         "download-silent",
         (
@@ -224,6 +249,8 @@ SCENARIOS = (
         "cd /image/kernels/*; mv zfs.ko /tmp; head -c 100000 /tmp/zfs.ko >zfs.ko;"
         " container /install-zfs; code=$?; mv /tmp/zfs.ko .; exit $code",
     ),
+    Command("refused-in-use", REFUSED_WHILE_IN_USE),
+    Command("unload-stuck", "container /install-zfs unload"),
     Command("refused-parameter", "container /install-zfs load zfs_arc_max=lots"),
     Command("modules-after-refusal", MODULES.script),
     Command(
@@ -349,9 +376,12 @@ EXIT_CODES = {
     "download-no-image": 3,
     "download-other-kernel": 3,
     "download-insecure": 3,
+    "download-no-room": 4,
     "download-silent": 3,
     "download": 0,
     "download-from-elsewhere": 0,
+    "refused-in-use": 1,
+    "unload-stuck": 0,
     "refused-parameter": 1,
     "load-parameters": 0,
     "set-parameter": 0,

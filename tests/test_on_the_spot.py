@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -371,6 +372,24 @@ def test_two_do_not_build_at_once(machine: Machine) -> None:
         assert shell.poll() is None
     assert shell.wait(10) == 0
     shell.stderr.close()
+
+
+def test_a_volume_that_cannot_be_written_to(machine: Machine) -> None:
+    machine.write("cache", "no directory")
+    said = machine.run("lock")
+    _compare("no-volume", said, machine)
+    assert said.exit_code == 4
+
+
+def test_a_container_that_may_not_mount(machine: Machine) -> None:
+    # Without it, root may not do it either.
+    machine.program(
+        "bin/unshare",
+        f'exec {shutil.which("setpriv")} --bounding-set=-sys_admin {shutil.which("unshare")} "$@"',
+    )
+    said = machine.run("command=load; check_mounting")
+    _compare("no-mounting", said, machine)
+    assert said.exit_code == 4
 
 
 def test_progress(machine: Machine) -> None:
