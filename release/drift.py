@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from release.github import Release
 from release.receipt import File, Receipt
 from release.reference import Digest
 
-LOOKS = 2
-"""How many tags a run asks for their digests, which no list tells."""
-
-_GOLDEN = 0x9E3779B97F4A7C15
-"""2**64 divided by the golden ratio: its multiples spread evenly, whatever the step between them
-(Knuth, "The Art of Computer Programming", 6.4, Fibonacci hashing)."""
+LOOKS = 1
+"""How many tags a run asks for their digests, which no list tells: a run with nothing to do makes
+ten requests at most."""
 
 
 def share(image_tags: Collection[str], minute: int, looks: int = LOOKS) -> tuple[str, ...]:
-    """The tags to look at in this run: others in each, and all of them in the course of time,
-    however often runs come. The same minute gives the same ones.
+    """The tags to look at in this run: drawn by lot, so that all have their turn in the course of
+    time, however often runs come. The same minute gives the same ones.
 
     Args:
         minute: of the run, since 1970.
     """
     names = sorted(image_tags)
     shares = -(-len(names) // looks)
-    chosen = (minute * _GOLDEN % 2**64 * shares) >> 64
+    lot = int.from_bytes(hashlib.sha256(str(minute).encode()).digest()[:8])
+    chosen = lot * shares >> 64
     return tuple(names[chosen * looks : (chosen + 1) * looks])
 
 

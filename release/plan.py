@@ -106,11 +106,12 @@ class Observed:
         release = self.release(entry.slug, zfs) if zfs else None
         if not release or (release.draft and not entry.resolved):
             return None
-        receipt = self._receipts.get(release.id)
+        receipt = self.receipts.get(release.id)
         return receipt if receipt and receipt.entry.digest == entry.digest else None
 
     @cached_property
-    def _receipts(self) -> Mapping[int, Receipt]:
+    def receipts(self) -> Mapping[int, Receipt]:
+        """What was published, by the number of its release."""
         found = ((release.id, Receipt.find(release.body)) for release in self.releases or ())
         return {number: receipt for number, receipt in found if receipt}
 
@@ -290,7 +291,7 @@ def _target(
     receipt = observed.receipt(entry, zfs)
     if observed.releases is None:
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
-    elif entry.zfs is None or not _complete(entry.slug, here, release, receipt):
+    elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
         missing.append("release")
     names = [*entry.image_tags[1:], *map(desktop_tag, desktop)]
     if release and _has_modules_tag(entry.slug, release):
@@ -360,16 +361,15 @@ def _has_modules_tag(slug: str, release: Release) -> bool:
     return f":{modules_tag(slug)}`" in release.body
 
 
-def _complete(
-    slug: str, here: Iterable[Platform], release: Release | None, receipt: Receipt | None
-) -> bool:
+def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed) -> bool:
     """Whether the release stands with everything that this machine has to give to it.
 
     Where a receipt says what was there, what was damaged since is another matter.
     """
+    release = observed.release(slug, zfs)
     if release is None or release.draft:
         return False
-    if receipt:
+    if receipt := observed.receipts.get(release.id):
         names = ((asset_name(slug, one), old_asset_name(slug, one)) for one in here)
         return all(receipt.files.keys() & set(either) for either in names)
     sums = release.asset(SUMS)

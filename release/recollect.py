@@ -83,7 +83,7 @@ def _receipts(observed: Observed) -> Iterator[tuple[Receipt, str]]:
     published = [release for release in observed.releases or () if not release.draft]
     seen = set()
     for release in sorted(published, key=lambda release: release.id, reverse=True):
-        receipt = Receipt.find(release.body)
+        receipt = observed.receipts.get(release.id)
         if receipt and (key := (receipt.entry.image, receipt.entry.digest)) not in seen:
             seen.add(key)
             yield receipt, row_of(release.git_tag)

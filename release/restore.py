@@ -60,7 +60,7 @@ class Restorer:
         try:
             document = self.registry.get(self.image.at(manifest))
             return publish.fetch(self.registry, self.image, document, to)
-        except (NotFoundError, OtherBytesError):
+        except (NotFoundError, OtherBytesError, PublishError):
             return None
 
     def _from_release(

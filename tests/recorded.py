@@ -90,12 +90,14 @@ class Recorded:
         registry: holds upstream's kernels and our images, as seen in its ``manifests``.
         releases: our repository at the GitHub stand-in.
         path: ``versions.yaml``.
+        machine: what ``uname -m`` says where the pipeline runs; another one plays another machine.
     """
 
     def __init__(self, directory: Path, *, effects: EffectCounter | None = None) -> None:
         self.directory = directory
         self.path = directory / "work" / "versions.yaml"
         self.results = directory / "recorded"
+        self.machine = os.uname().machine
         for new in (self.path.parent, self.results, directory / "home"):
             new.mkdir(parents=True)
         self.hub, self.github = Hub(effects=effects), GitHub(effects=effects)
@@ -265,7 +267,7 @@ class Recorded:
     def start(self, *arguments: str, **environment: str) -> Iterator[ForkServerProcess]:
         """``python -m release ARGUMENTS``, in a process group of its own, ended on exit."""
         merged = {**self.environment, **environment}
-        run = partial(_release, self.path.parent, merged, arguments)
+        run = partial(_release, self.path.parent, merged, self.machine, arguments)
         process = _forks.Process(target=run)
         process.start()
         try:
@@ -301,9 +303,13 @@ def kill(process: ForkServerProcess) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _release(directory: Path, environment: Mapping[str, str], arguments: tuple[str, ...]) -> None:
+def _release(
+    directory: Path, environment: Mapping[str, str], machine: str, arguments: tuple[str, ...]
+) -> None:
     """The body of a run's process."""
     os.setsid()
+    said = os.uname_result((*os.uname()[:4], machine))
+    os.uname = lambda: said
     os.chdir(directory)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

@@ -16,9 +16,13 @@ from pathlib import Path
 import pytest
 
 from release import onthespot, versions
+from release.drift import LOOKS
+from release.http import bytes_digest
+from release.receipt import File, Part, Receipt
 from release.record import Record
-from release.reference import parse_digest
+from release.reference import Reference, parse_digest
 from release.sync import World, native_platform
+from release.versions import Entry
 from tests.lab.docs import Docs
 from tests.lab.github import GitHub, Repository
 from tests.lab.hub import Hub
@@ -514,10 +518,16 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
         desk.hub.repository("linuxkit", "kernel").push(
             tag, digest, [("linux", arch, None, digest, 1)], DAY
         )
-        desk.registry.put("me/zfs", slug, {})
-        desk.releases.add_release(
-            f"{slug}-zfs-0.8.4", {f"zfs-{slug}-{arch}.tar.xz": b"x", "SHA256SUMS": b"x"}
+        image = parse_digest(desk.registry.put("me/zfs", slug, {}))
+        assets = {f"zfs-{slug}-{arch}.tar.xz": b"x", "SHA256SUMS": b"x"}
+        receipt = Receipt(
+            Entry(Reference.parse(f"{name}:{tag}"), parse_digest(digest), zfs="0.8.4"),
+            image,
+            None,
+            {native_platform(): Part(image, f"{tag}-linuxkit", "Linux version")},
+            dict.fromkeys(assets, File(1, bytes_digest(b"x"))),
         )
+        desk.releases.add_release(f"{slug}-zfs-0.8.4", assets, body=str(receipt))
         kernels += (
             f"- image: {name}:{tag}\n  digest: {digest}\n"
             f"  platforms: {{linux/{arch}: {digest}}}\n  builder: linuxkit/alpine:1\n"
@@ -527,12 +537,16 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
     desk.path.write_text(head + kernels + desk.new)
     put_latest(desk)
     put_build(desk)
-    asked = desk.requests
+    asked, looked = desk.requests, desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit")
     run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", "--json", "outcomes.json")
     assert run.exit_code == 0, run.stderr
     outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
     assert Counter(one["status"] for one in outcomes) == {"unchanged": 100, "skipped": 1}
     assert desk.requests - asked <= 10
+    assert desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit") - looked == LOOKS
+    # All of them, where that is asked for.
+    assert desk.run("plan", "--verify", "--only", "linuxkit-kernel-5.4.1").exit_code == 0
+    assert desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit") - looked == LOOKS + 100
 
 
 # Which ZFS

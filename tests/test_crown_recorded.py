@@ -5,20 +5,52 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from tests.lab.server import Effect, EffectCounter
+from tests.lab.github import Release
+from tests.lab.server import Effect, EffectCounter, Phase
 from tests.published import Published
 from tests.recorded import IMAGES, Kernel, Recorded, kill
 
-PHASES: tuple[Literal["before", "after"], ...] = ("before", "after")
+PHASES: tuple[Phase, ...] = ("before", "after")
+
+
+@dataclass(frozen=True)
+class State:
+    """What is out there, to be brought back."""
+
+    manifests: dict[str, dict[str, tuple[str, bytes]]]
+    blobs: dict[str, bytes]
+    releases: list[Release]
+    git_tags: dict[str, str]
+    versions: str
+
+    @classmethod
+    def of(cls, setup: Recorded) -> State:
+        return cls(
+            copy.deepcopy(setup.registry.manifests),
+            dict(setup.registry.blobs),
+            copy.deepcopy(setup.releases.releases),
+            dict(setup.releases.git_tags),
+            setup.path.read_text(),
+        )
+
+    def bring_back(self, setup: Recorded) -> None:
+        setup.registry.manifests = copy.deepcopy(self.manifests)
+        setup.registry.blobs = dict(self.blobs)
+        setup.releases.releases[:] = copy.deepcopy(self.releases)
+        setup.releases.git_tags = dict(self.git_tags)
+        setup.releases.burned.clear()
+        setup.releases.immutable_releases = False
+        setup.path.write_text(self.versions)
 
 
 @pytest.fixture
@@ -58,16 +90,22 @@ def test_killed_at_every_effect_and_run_again_is_as_if_never_killed(
     assert len(setup.releases.releases) == 1
 
 
-def every_point(setup: Recorded, effects: EffectCounter, begin: Callable[[], None]) -> None:
-    """Kills a run that starts from ``begin`` at each of its effects, before and after."""
+def every_point(
+    setup: Recorded,
+    effects: EffectCounter,
+    begin: Callable[[], None],
+    phases: Sequence[Phase] = PHASES,
+) -> None:
+    """Kills a run that starts from ``begin`` at each of its effects."""
     begin()
     effects.resume()
     run = setup.run("sync")
     assert run.exit_code == 0, run
     total = len(effects.effects)
     whole = Published.by(setup)
+    assert {one["status"] for one in setup.run("sync").outcomes} == {"unchanged"}
     for n in range(1, total + 1):
-        for phase in PHASES:
+        for phase in phases:
             effects.resume()
             begin()
             with setup.start("sync") as process:
@@ -78,10 +116,8 @@ def every_point(setup: Recorded, effects: EffectCounter, begin: Callable[[], Non
             if n % 2:
                 forget(setup)
             again = setup.run("sync")
-            where = f"after a kill {phase} effect {n} of {total}"
-            assert again.exit_code == 0, f"{where}: {again}"
-            assert Published.by(setup) == whole, where
-            assert {one["status"] for one in setup.run("sync").outcomes} == {"unchanged"}, where
+            assert again.exit_code == 0, f"after a kill {phase} effect {n} of {total}: {again}"
+            assert Published.by(setup) == whole, f"after a kill {phase} effect {n} of {total}"
 
 
 def killing(process: ForkServerProcess) -> Callable[[Effect], None]:
@@ -89,3 +125,39 @@ def killing(process: ForkServerProcess) -> Callable[[Effect], None]:
         kill(process)
 
     return then
+
+
+def lose_images(setup: Recorded) -> None:
+    del setup.registry.manifests[IMAGES]
+    setup.registry.blobs = {
+        digest: blob for digest, blob in setup.registry.blobs.items() if digest in setup.upstream
+    }
+
+
+def lose_release(setup: Recorded) -> None:
+    setup.releases.releases.clear()
+
+
+def make_immutable_and_wrong(setup: Recorded) -> None:
+    setup.releases.immutable_releases = True
+    (release,) = setup.releases.releases
+    setup.releases.publish(release)
+    release.put_asset("SHA256SUMS", b"wrong")
+
+
+@pytest.mark.parametrize("damage", [lose_images, lose_release, make_immutable_and_wrong])
+def test_a_repair_killed_at_every_effect_is_repaired(
+    setup: Recorded, effects: EffectCounter, damage: Callable[[Recorded], None]
+) -> None:
+    kernel = setup.push_kernel("5.4.39")
+    empty(setup, kernel)
+    assert setup.run("sync").exit_code == 0
+    sound = State.of(setup)
+
+    def begin() -> None:
+        sound.bring_back(setup)
+        forget(setup)
+        damage(setup)
+
+    # What is out there before an effect is what was there after the one before it.
+    every_point(setup, effects, begin, ["before"])

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from release.drift import LOOKS
 from tests.lab.github import Release
+from tests.lab.module_images import AMD64, ARM64
+from tests.lab.server import Response
 from tests.published import Published
 from tests.recorded import IMAGES, Recorded
 
@@ -282,3 +285,82 @@ def test_a_kernel_that_upstream_deleted_is_repaired_all_the_same(setup: Recorded
     assert run.exit_code == 0, run
     assert Published.by(setup).releases == before.releases
     assert setup.tags()[SLUG] == before.tags[SLUG]
+
+
+def test_latest_that_was_moved_or_deleted_is_put_together_again(setup: Recorded) -> None:
+    before = setup.tags()
+    images(setup)["latest"] = images(setup)[SLUG]
+    assert setup.run("sync").exit_code == 0
+    assert setup.tags() == before
+    del images(setup)["latest"]
+    assert "latest is behind" in setup.run("plan").stdout
+    assert setup.run("sync").exit_code == 0
+    assert setup.tags() == before
+
+
+def test_a_run_looks_at_a_share_of_the_tags_and_plan_tells_what_it_sees(setup: Recorded) -> None:
+    move_desktop(setup)
+    damaged = Published.by(setup)
+    plan = setup.run("plan", "--verify")
+    assert plan.exit_code == 0, plan
+    assert "to repair: desktop-4.13.0 pointed to sha256:" in plan.stdout
+    assert Published.by(setup) == damaged, "a plan changes nothing"
+    setup.registry.requests.clear()
+    assert setup.run("plan").exit_code == 0
+    assert setup.registry.count(f"HEAD /v2/{IMAGES}/manifests/(desktop|{SLUG})") == LOOKS
+
+
+def test_what_could_not_be_looked_at_is_not_damaged(setup: Recorded) -> None:
+    before = Published.by(setup)
+    setup.registry.fail(f"HEAD .*{SLUG}", Response(403), times=None)
+    run = setup.run("sync", "--verify")
+    assert run.exit_code == 3, run
+    setup.registry.recover()
+    assert Published.by(setup) == before
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Recorded]:
+    """A kernel for two platforms, published by a machine of each."""
+    with Recorded(tmp_path) as setup:
+        kernel = setup.push_kernel(VERSION, [AMD64, ARM64])
+        setup.write_versions(f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n")
+        for setup.machine in ("x86_64", "aarch64"):
+            run = setup.run("sync")
+            assert run.exit_code == 0, run
+            forget(setup)
+        yield setup
+        assert setup.violations == []
+
+
+def test_a_machine_repairs_the_image_of_another_platform_too(both: Recorded) -> None:
+    before, builds = both.tags(), both.builds
+    assert sorted(one.name for one in release(both).assets) == [
+        "SHA256SUMS",
+        f"zfs-{SLUG}-amd64.tar.xz",
+        f"zfs-{SLUG}-arm64.tar.xz",
+    ]
+    body = release(both).body or ""
+    assert "Kernel banner (amd64)" in body
+    assert "Kernel banner (arm64)" in body
+    both.machine = "x86_64"
+    lose_all_images(both)
+    run = both.run("sync")
+    assert run.exit_code == 0, run
+    assert both.tags() == before
+    assert release(both).body == body
+    assert both.builds == builds
+
+
+def test_the_asset_of_another_platform_is_left_to_its_machine(both: Recorded) -> None:
+    before = Published.by(both)
+    name = f"zfs-{SLUG}-arm64.tar.xz"
+    release(both).put_asset(name, None)
+    both.machine = "x86_64"
+    run = both.run("sync")
+    assert [one["status"] for one in run.outcomes] == ["unchanged", "skipped"], run
+    both.machine = "aarch64"
+    run = both.run("sync")
+    assert run.exit_code == 0, run
+    assert f"{name} was never uploaded to its end" in run.outcomes[0]["reason"]
+    assert Published.by(both) == before
