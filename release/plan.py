@@ -77,6 +77,7 @@ class Target:
         elsewhere: the platforms that this machine does not build for.
         choice: which ZFS version it is to have, as far as that was looked at.
         desktop: the Docker Desktop versions that are known to run it.
+        waits: whether it is left out only until something changes.
     """
 
     entry: Entry
@@ -86,6 +87,7 @@ class Target:
     elsewhere: tuple[Platform, ...] = ()
     choice: Choice | None = None
     desktop: tuple[str, ...] = ()
+    waits: bool = False
 
     @property
     def zfs(self) -> str | None:
@@ -100,7 +102,8 @@ class Target:
     @property
     def status(self) -> Status:
         """How a target that is left out ends."""
-        return Status.WAITING if isinstance(self.choice, Waiting) else Status.SKIPPED
+        waits = self.waits or isinstance(self.choice, Waiting)
+        return Status.WAITING if waits else Status.SKIPPED
 
     @property
     def to_do(self) -> bool:
@@ -139,6 +142,7 @@ def plan(
     policy: Policy = Policy.PIN,
     choices: Mapping[str, Choice] = MappingProxyType({}),
     desktop: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    held: Mapping[str, Mapping[Platform, str]] = MappingProxyType({}),
 ) -> list[Target]:
     """One target for each entry, newest kernels first.
 
@@ -149,12 +153,15 @@ def plan(
         policy: why an entry's ZFS version may be replaced.
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
         desktop: by slug, Docker Desktop versions beside those that the entries name.
+        held: by slug, platforms that are not to be tried again now, and why.
     """
     targets = []
     started = 0
     for entry in newest_first(entries):
         versions = (*entry.desktop, *desktop.get(entry.slug, ()))
         target = _target(entry, observed, platforms, choices.get(entry.slug), policy, versions)
+        if target.to_do and (why := held.get(entry.slug)):
+            target = _hold(target, why, observed)
         if target.to_do:
             if chosen is not None and entry.slug not in chosen:
                 target = _leave_out(target, "not chosen in this run (--only)")
@@ -168,6 +175,17 @@ def plan(
 
 def _leave_out(target: Target, why: str) -> Target:
     return replace(target, left_out=why)
+
+
+def _hold(target: Target, held: Mapping[Platform, str], observed: Observed) -> Target:
+    """``target`` without the platforms that wait; none is left out for another's sake."""
+    slug, zfs = target.entry.slug, target.zfs
+    rest = tuple(platform for platform in target.platforms if platform not in held)
+    there = slug in observed.image_tags and zfs and _complete(slug, zfs, rest, observed)
+    if rest and not there:
+        return replace(target, platforms=rest)
+    reasons = (f"{platform}: {why}" for platform, why in sorted(held.items()))
+    return replace(_leave_out(target, "; ".join(reasons)), waits=True)
 
 
 def open_questions(targets: Iterable[Target], policy: Policy) -> list[Entry]:

@@ -404,7 +404,9 @@ def test_status(desk: Desk) -> None:
     run = desk.run("status")
     assert run.exit_code == 0
     host = desk.registry.host
-    header, mirrored, listed = (line.split() for line in run.stdout.splitlines())
+    *rows, age = run.stdout.splitlines()
+    assert age == "no complete look at upstream is recorded yet"
+    header, mirrored, listed = (line.split() for line in rows)
     assert header == ["KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"]
     assert mirrored[:5] == [f"{host}/mirror/kernel:5.10.1", "-", "-", "plan9/mips", "skipped"]
     assert " ".join(mirrored[5:]).startswith("upstream has it for plan9/mips only")
