@@ -16,10 +16,22 @@ from typing import NoReturn
 
 import click
 
-from release import __version__, capture, detect, handover, latest, onthespot, probe, versions
+from release import (
+    __version__,
+    capture,
+    commit,
+    detect,
+    handover,
+    issues,
+    latest,
+    onthespot,
+    probe,
+    versions,
+)
 from release.advice import after_build, after_linuxkit, after_on_the_spot
 from release.build import Built
 from release.components import Components, pin
+from release.desktop import NAME as DESKTOP
 from release.desktop import judge, show
 from release.errors import (
     ConfigurationError,
@@ -38,6 +50,7 @@ from release.poll import Polled
 from release.probe import PROBE_IMAGE
 from release.reference import Platform, Reference, parse_platform
 from release.report import Outcome, Report, Status, as_data, table, write_json
+from release.state import NAME as STATE
 from release.state import State
 from release.sync import (
     STOP,
@@ -395,6 +408,42 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
     report.outcomes([outcome], json_to)
     click.echo(f"left in {place}")
     return _exit_code(outcomes, ())
+
+
+@cli.command("record")
+@_versions_option
+def record_(path: Path) -> int:
+    """Commit and push what sync wrote down beside FILE, the file itself included."""
+    done = commit.commit(
+        path.parent,
+        (path.name, DESKTOP, STATE),
+        "Record what is published",
+        os.environ,
+    )
+    click.echo(f"pushed {done}" if done else "nothing to record")
+    return ExitCode.OK
+
+
+@cli.command("issues")
+@_versions_option
+@click.option("--jobs", required=True, metavar="JSON", help="How each of the jobs ended.")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+def issues_(path: Path, jobs: str, files: tuple[Path, ...]) -> int:
+    """Open an issue for each cause of failure, and close those whose cause is gone.
+
+    FILES are what --json wrote in each job of a run, in their order; those of jobs that did not run
+    may be missing.
+    """
+    world = _world(path)
+    world.require("GITHUB_REPOSITORY", "GITHUB_TOKEN")
+    assert world.github
+    given_up = (str(entry.image) for entry in world.versions.kernels if entry.skip)
+    results = issues.read(files, jobs, given_up)
+    run_id = os.environ.get("GITHUB_RUN_ID")
+    run = f"{world.source}/actions/runs/{run_id}" if run_id else "a run by hand"
+    for line in issues.tell(world.github, results, run):
+        click.echo(line)
+    return ExitCode.OK
 
 
 def _step_command(step: Step, text: str) -> None:

@@ -29,6 +29,7 @@ def commit(
         PublishError: it could not be pushed, or somebody else changed the same lines.
     """
     git = _Git(directory, environment)
+    branch = git("symbolic-ref", "--short", "HEAD")
     there = [name for name in files if (directory / name).is_file()]
     git("add", "--", *there)
     if git.says_no("diff", "--cached", "--quiet"):
@@ -38,7 +39,7 @@ def commit(
     for _ in range(_PUSHES):
         if not git.says_no("push", "--quiet", "origin", "HEAD"):
             return git("rev-parse", "HEAD")
-        git("fetch", "--quiet", "origin")
+        git("fetch", "--quiet", "origin", branch)
         if git.says_no("rebase", "--quiet", "@{upstream}"):
             git("rebase", "--abort")
             raise PublishError(

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from release.build import Built
+from release.desktop import NAME as DESKTOP
 from release.errors import ConfigurationError, PublishError, ReleaseError
 from release.http import file_digest, redact
 from release.layout import Layout
@@ -36,7 +37,6 @@ RUNNERS: Mapping[Platform, str] = MappingProxyType(
 MOST_JOBS = 256
 """As many jobs as a matrix may generate in a run (docs.github.com, "Actions limits")."""
 
-DESKTOP = "desktop.yaml"
 _PLAN = "plan.json"
 _FACTS = "delivery.json"
 _IMAGE = "image"

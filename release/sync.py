@@ -84,6 +84,12 @@ STOP = "INSTALL_ZFS_STOP"
 """The variable that stops publishing wherever it is set to anything."""
 
 
+_VARIABLES = {
+    "GITHUB_REPOSITORY": "set it to owner/name of the repository for the releases",
+    "GITHUB_TOKEN": "set it to a token with the permission contents: write",
+}
+
+
 class Step(IntEnum):
     """How far a command goes with a kernel."""
 
@@ -138,7 +144,7 @@ class World:
         self.versions = versions
         self.platforms = frozenset(platforms or {native_platform()})
         self.state = load_state(versions.path.with_name(STATE))
-        self.desktop_map = desktop.load(versions.path.with_name("desktop.yaml"))
+        self.desktop_map = desktop.load(versions.path.with_name(desktop.NAME))
         self.environment = environment
         self.cache = cache
         self.http = Http()
@@ -344,12 +350,15 @@ class World:
                 f"publishing is stopped: {STOP} is set to {self.stopped!r}",
                 hint=f"unset it to go on; in GitHub's settings: Actions, Variables, {STOP}",
             )
-        for name, hint in (
-            ("GITHUB_REPOSITORY", "set it to owner/name of the repository for the releases"),
-            ("GITHUB_TOKEN", "set it to a token with the permission contents: write"),
-        ):
+        self.require(*_VARIABLES)
+
+    def require(self, *variables: str) -> None:
+        """Raises:
+        PreflightError: one of these variables is not set.
+        """
+        for name in variables:
             if not self.environment.get(name):
-                raise PreflightError(f"{name} is not set", hint=hint)
+                raise PreflightError(f"{name} is not set", hint=_VARIABLES[name])
 
     def preflight(self, until: Step, *, builds: bool = True) -> None:
         """Makes sure, before an hour of building, that all of it can be done here.
