@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from release.plan import Target
@@ -26,8 +27,8 @@ def code_digest(project: Path) -> str:
 
 
 def settings(entry: Entry) -> str:
-    """The words of an entry that change how it is built and tested."""
-    named = {"headers_from": entry.headers_from, "smoke": entry.smoke, "builder": entry.builder}
+    """The words of an entry that change how it is built and tested, beside its builder."""
+    named = {"headers_from": entry.headers_from, "smoke": entry.smoke}
     return "; ".join(f"{name}: {value}" for name, value in named.items() if value)
 
 
@@ -73,7 +74,11 @@ def _same(
     known = (target.entry.platforms.get(platform), target.zfs, code, settings(target.entry))
     if known != (inputs.kernel, inputs.zfs, inputs.code, inputs.settings):
         return False
+    named = target.entry.builder
     if not inputs.builder:
-        return True
+        return named is None
     builder = Reference.parse(inputs.builder)
+    # Where another platform was published meanwhile, the entry names what had been found before.
+    if named and named.digest is None and named != replace(builder, digest=None):
+        return False
     return not builder.tag or head(builder.name.with_tag(builder.tag)) == builder.digest

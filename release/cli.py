@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -90,8 +91,25 @@ _jobs_option = click.option(
     show_default="the number of processors",
     help="How many kernels to work on side by side.",
 )
+_only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="REF",
+    envvar="INSTALL_ZFS_ONLY",
+    help="Work on this kernel only (repeatable).",
+)
+_limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    envvar="INSTALL_ZFS_LIMIT",
+    help="Work on at most so many kernels.",
+)
 _force_option = click.option(
-    "--force-rebuild", "force", is_flag=True, help="Try again what failed too often as it is."
+    "--force-rebuild",
+    "force",
+    is_flag=True,
+    envvar="INSTALL_ZFS_FORCE_REBUILD",
+    help="Try again what failed too often as it is.",
 )
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
 
@@ -102,16 +120,26 @@ _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
     "desktop-4.13.0.",
 )
 @click.version_option(__version__)
-def cli() -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["info", "debug"]),
+    default="info",
+    show_default=True,
+    envvar="INSTALL_ZFS_LOG_LEVEL",
+    help="debug: also a line for each request.",
+)
+def cli(log_level: str) -> None:
     """Builds, tests and publishes ZFS module images for the kernels of Docker Desktop."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("release").setLevel(log_level.upper())
 
 
 @cli.command()
 @_versions_option
 @_json_option
 @_jobs_option
-@click.option("--only", multiple=True, metavar="REF", help="Work on this kernel only (repeatable).")
-@click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+@_only_option
+@_limit_option
 @_force_option
 @click.option(
     "--delivered",
@@ -259,8 +287,8 @@ def poll_(path: Path, json_to: Path | None) -> int:
 @cli.command("plan")
 @_versions_option
 @_json_option
-@click.option("--only", multiple=True, metavar="REF", help="Plan this kernel only (repeatable).")
-@click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+@_only_option
+@_limit_option
 @_force_option
 @click.option(
     "--hand-over",

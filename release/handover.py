@@ -22,17 +22,29 @@ from release.errors import ConfigurationError, PublishError, ReleaseError
 from release.http import file_digest, redact
 from release.layout import Layout
 from release.plan import SUMS, Target
-from release.reference import Platform, architecture, parse_digest, parse_platform
+from release.reference import Digest, Platform, architecture, parse_digest, parse_platform
 from release.report import Status
 from release.state import NAME as STATE
 from release.state import Inputs, Key
 from release.versions import NAME, load
 
-RUNNERS: Mapping[Platform, str] = MappingProxyType(
-    {Platform("linux/amd64"): "ubuntu-24.04", Platform("linux/arm64"): "ubuntu-24.04-arm"}
+
+@dataclass(frozen=True)
+class Runner:
+    """A machine of GitHub's that builds and boots a platform natively (docs.github.com,
+    "GitHub-hosted runners reference"), and the package that boots it.
+    """
+
+    label: str
+    qemu: str
+
+
+RUNNERS: Mapping[Platform, Runner] = MappingProxyType(
+    {
+        Platform("linux/amd64"): Runner("ubuntu-24.04", "qemu-system-x86"),
+        Platform("linux/arm64"): Runner("ubuntu-24.04-arm", "qemu-system-arm"),
+    }
 )
-"""GitHub's machines that build and boot a platform natively, for public repositories
-(docs.github.com, "GitHub-hosted runners reference")."""
 
 MOST_JOBS = 256
 """As many jobs as a matrix may generate in a run (docs.github.com, "Actions limits")."""
@@ -99,7 +111,8 @@ def matrix(jobs: Iterable[Job]) -> str:
             "name": job.name,
             "slug": job.slug,
             "platform": job.platform,
-            "runner": RUNNERS[job.platform],
+            "runner": RUNNERS[job.platform].label,
+            "qemu": RUNNERS[job.platform].qemu,
         }
         for job in jobs
     ]
@@ -261,15 +274,21 @@ def _read(directory: Path, job: Job) -> Delivery:
         raise PublishError("the delivery is not understood", on=str(directory)) from error
     if delivery.key != job.key:
         raise PublishError(f"delivers {delivery.slug} for {delivery.platform}", on=job.name)
-    if not digest:
-        return delivery
-    image = Layout(directory / _IMAGE)
-    if image.manifest.digest != digest:
-        raise PublishError("holds another image than was tested", on=str(directory))
-    for blob, path in image.blobs():
-        if file_digest(path) != blob:
-            raise PublishError("a blob does not have its digest", on=f"{directory} {blob}")
-    return replace(delivery, image=image)
+    return replace(delivery, image=_image(directory / _IMAGE, digest)) if digest else delivery
+
+
+def _image(directory: Path, digest: Digest) -> Layout:
+    """The layout of the image that was tested, every byte of it compared."""
+    image = Layout(directory)
+    try:
+        if image.manifest.digest != digest:
+            raise PublishError("holds another image than was tested", on=str(directory))
+        for blob, path in image.blobs():
+            if file_digest(path) != blob:
+                raise PublishError("a blob does not have its digest", on=f"{directory} {blob}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PublishError("holds no image that is whole", on=str(directory)) from error
+    return image
 
 
 def _compare(directory: Path) -> None:

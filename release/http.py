@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json as jsonlib
+import logging
 import os
 import re
 import threading
@@ -34,7 +35,8 @@ TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 """RFC 9110, section 9.2.2."""
 
-_SECRET_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN", "DOCKERHUB_TOKEN")
+_SECRET_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN", "DOCKERHUB_TOKEN", "ACTIONS_RUNTIME_TOKEN")
+_log = logging.getLogger(__name__)
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _QUERY = re.compile(r"\?\S+")
 
@@ -256,6 +258,7 @@ class Http:
                 timeout=(CONNECT_SECONDS, READ_SECONDS),
                 stream=save is not None,
             )
+            _log.debug("%s %s: %s", method, _without_query(url), answer.status_code)
             if save is not None and answer.status_code in expect and answer.status_code < 300:
                 _write(save, answer.iter_content(1 << 20))
             else:

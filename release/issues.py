@@ -74,7 +74,7 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
     file.
 
     Args:
-        jobs: JSON, the results by name.
+        jobs: JSON, the context ``needs`` of a workflow: how each job ended is its ``result``.
 
     Raises:
         ConfigurationError: something else is there.
@@ -93,10 +93,12 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
             raise ConfigurationError("is not what --json writes", on=str(file)) from error
         looked = True
     try:
-        ended = {str(name): str(result) for name, result in json.loads(jobs).items()}
-    except (ValueError, AttributeError) as error:
+        ended = {str(name): str(job["result"]) for name, job in json.loads(jobs).items()}
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise ConfigurationError(
-            "is not a JSON object", on=f"--jobs {jobs!r}", hint='write {"plan": "success"}'
+            "is not the context of a workflow's jobs",
+            on=f"--jobs {jobs!r}",
+            hint='write {"plan": {"result": "success"}}',
         ) from error
     return Results(outcomes, failures, ended, looked, frozenset(given_up))
 

@@ -159,7 +159,7 @@ def test_the_later_job_s_word_counts(tmp_path: Path) -> None:
     for file, status in ((first, "waiting"), (second, "failed")):
         one = {"kernel": KERNEL, "platform": "linux/amd64", "status": status}
         file.write_text(json.dumps({"outcomes": [one], "failures": []}))
-    found = read([first, second, tmp_path / "none.json"], '{"plan": "success"}', ())
+    found = read([first, second, tmp_path / "none.json"], '{"plan": {"result": "success"}}', ())
     assert [one["status"] for one in found.outcomes.values()] == ["failed"]
     assert found.looked
     assert not read([tmp_path / "none.json"], "{}", ()).looked

@@ -123,6 +123,8 @@ def test_three_failures_wait_until_an_input_changes() -> None:
     builder = Reference.parse("linuxkit/alpine:2")
     assert not held(changed, replace(ENTRY, builder=builder))
     assert not held(changed, replace(ENTRY, headers_from=builder))
+    # What another platform's publication wrote into the entry is what failed here.
+    assert held(changed, replace(ENTRY, builder=Reference.parse("linuxkit/alpine:1")))
     # Without a builder there is none to ask.
     assert held(failing(MOST_ATTEMPTS, replace(INPUTS, builder="")))
 
