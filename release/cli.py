@@ -328,7 +328,8 @@ def plan_(
         _tell_age(report, world)
         _warn(report, world)
         if to:
-            worth = bool(behind) or news.worth_recording or world.state.is_due(world.today)
+            due = not failures and world.state.is_due(world.today)
+            worth = bool(behind) or news.worth_recording or due
             _hand_over_plan(report, world, targets, observed, to, worth=worth)
     new = {(entry.image, entry.digest) for entry in news.kernels.new}
     rows = []

@@ -36,9 +36,11 @@ def commit(
         git("commit", "--quiet", "--message", message)
     elif not git.says_no("diff", "--quiet", "@{upstream}", "HEAD"):
         return ""
+    refusal = ""
     for _ in range(_PUSHES):
         if not git.says_no("push", "--quiet", "origin", "HEAD"):
             return git("rev-parse", "HEAD")
+        refusal = git.last
         git("fetch", "--quiet", "origin", branch)
         if git.says_no("rebase", "--quiet", "@{upstream}"):
             git("rebase", "--abort")
@@ -50,7 +52,7 @@ def commit(
     raise PublishError(
         "what was published could not be recorded: the branch takes no push",
         on=git("remote", "get-url", "origin"),
-        detail=git.last,
+        detail=refusal,
         hint="let the workflow push to the branch (contents: write, and no rule against it)",
     )
 

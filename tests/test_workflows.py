@@ -508,6 +508,51 @@ def test_a_commit_in_between_is_kept(shop: Shop) -> None:
     assert shop.commits == ["Record what is published", "by hand", "by hand"]
 
 
+def test_the_same_lines_changed_in_between_are_kept_and_found_again(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    stands = shop.file("versions.yaml")
+    changed = stands.replace("desktop: [4.13.0]", "desktop: [4.13.0, 4.13.1]")
+    origin = shop.origin / "hooks" / "update"
+    # Somebody pushes in the very moment between the checkout and the push.
+    shop.push({"versions.yaml": changed})
+    later = shop.git("rev-parse", "main", cwd=shop.origin).strip()
+    before = shop.git("rev-parse", "main~", cwd=shop.origin).strip()
+    shop.git("update-ref", "refs/heads/main", before, cwd=shop.origin)
+    origin.write_text(f"#!/bin/sh\nrm -- $0\ngit update-ref refs/heads/main {later}\nexit 1\n")
+    origin.chmod(0o755)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "somebody else changed the same lines" in published.printed
+    assert shop.file("versions.yaml") == changed
+    assert shop.tags == {SLUG, "desktop-4.13.0"}
+
+    again = shop.run()
+    assert json.loads(again.job("plan").outputs["matrix"])["include"]
+    for platform in (AMD64, ARM64):
+        shop.deliver(again, platform)
+    assert shop.finish(again).result == "success"
+    assert shop.tags == {SLUG, "desktop-4.13.0", "desktop-4.13.1"}
+    assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    assert len(shop.desk.releases.releases) == 1
+
+
+def test_a_branch_that_takes_no_push_is_told_of(shop: Shop) -> None:
+    hook = shop.origin / "hooks" / "update"
+    hook.write_text("#!/bin/sh\necho protected branch >&2\nexit 1\n")
+    hook.chmod(0o755)
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "protected branch" in published.printed
+    assert "the branch takes no push" in published.printed
+
+
 def test_a_branch_publishes_nothing(shop: Shop) -> None:
     run = shop.run(by="workflow_dispatch")
     github = Context({**run.contexts["github"], "ref_name": "topic"})

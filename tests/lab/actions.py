@@ -364,14 +364,17 @@ class _Job:
         return True
 
     def _upload(self, action: str, inputs: dict[str, str]) -> bool:
-        _known(inputs, ("name", "path", "if-no-files-found", "retention-days"), action)
+        known = ("name", "path", "if-no-files-found", "overwrite", "retention-days")
+        _known(inputs, known, action)
         to = self._run.artifacts / inputs["name"]
-        if to.exists():
+        if to.exists() and inputs.get("overwrite") != "true":
             raise Unknown(f"the artifact {inputs['name']} is there already")
         if bad := set(inputs["name"]) & set('":<>|*?\r\n\\/'):
             raise Unknown(f"an artifact's name may not have {bad}")
         paths = [self._workspace / line for line in inputs["path"].split()]
         there = [path for path in paths if path.is_dir() and any(path.rglob("*"))]
+        if there:
+            shutil.rmtree(to, ignore_errors=True)
         for path in there:
             # The root of an artifact is what its paths have in common.
             shutil.copytree(path, to if len(paths) == 1 else to / path.name)
