@@ -37,6 +37,9 @@ from release.versions import SMOKE_HOST
 PROJECT = Path(__file__).parent.parent
 """The checkout: where the ``Dockerfile`` and what it copies are."""
 
+CACHE = "INSTALL_ZFS_CACHE"
+"""The variable that names a cache for builds on machines that keep none: what ``docker buildx build
+--cache-from`` takes, with ``{scope}`` in it."""
 TIMEOUT_SECONDS = 2 * 60 * 60.0
 SMOKE_LABEL = "install-zfs.smoke"
 """How the modules were tested, on an image whose kernel was not booted for it: ``host``."""
@@ -101,6 +104,11 @@ class Recipe:
     @property
     def name(self) -> str:
         return f"{self.slug}-{architecture(self.platform)}"
+
+    @property
+    def scope(self) -> str:
+        """What kernels have in common that share the most of a build: ZFS's version and builder."""
+        return f"zfs-{self.zfs}-{self.builder.digest[7:19]}-{architecture(self.platform)}"
 
     @property
     def manifest(self) -> Digest:
@@ -333,6 +341,7 @@ class Builder:
             *("--build-arg", f"IMAGE={recipe.image}"),
             *("--build-context", f"openzfs={recipe.openzfs}"),
             *("--build-arg", f"SOURCE_DATE_EPOCH={created}"),
+            *cache_options(self._environment.get(CACHE, ""), recipe.scope),
             output="rewrite-timestamp=true",
         )
 
@@ -418,6 +427,17 @@ class Builder:
                 detail=telling_lines(redact(log.read_text(errors="replace"))),
                 hint=f"its whole log is in {log}",
             )
+
+
+def cache_options(place: str, scope: str) -> tuple[str, ...]:
+    """The options by which a build reads a cache and fills it; none where no place is named.
+
+    A cache that cannot be filled fails no build.
+    """
+    if not place:
+        return ()
+    where = place.replace("{scope}", scope)
+    return ("--cache-from", where, "--cache-to", f"{where},mode=max,ignore-error=true")
 
 
 def _expected(recipe: Recipe, files: KernelFiles) -> Facts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -9,20 +10,36 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 import click
 
-from release import __version__, capture, detect, latest, onthespot, probe, recollect, versions
+from release import (
+    __version__,
+    capture,
+    commit,
+    detect,
+    handover,
+    issues,
+    latest,
+    onthespot,
+    probe,
+    recollect,
+    versions,
+)
 from release.advice import after_build, after_linuxkit, after_on_the_spot
+from release.build import Built
 from release.components import Components, pin
+from release.desktop import NAME as DESKTOP
 from release.desktop import judge, show
 from release.errors import (
     ConfigurationError,
     ExitCode,
     NotFoundError,
+    PreflightError,
     ReleaseError,
     TargetError,
     UpstreamError,
@@ -32,17 +49,21 @@ from release.linuxkit import VARIANTS
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
 from release.probe import PROBE_IMAGE
-from release.reference import Reference
+from release.reference import Platform, Reference, parse_platform
 from release.report import (
     Outcome,
     Report,
     Status,
+    as_data,
     shown,
     table,
     without_commands,
     write_json,
 )
+from release.state import NAME as STATE
+from release.state import State
 from release.sync import (
+    STOP,
     News,
     Step,
     World,
@@ -82,7 +103,28 @@ _jobs_option = click.option(
 _verify_option = click.option(
     "--verify",
     is_flag=True,
+    envvar="INSTALL_ZFS_VERIFY",
     help="Look at the digest behind every published tag, and not at a share of them.",
+)
+_only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="REF",
+    envvar="INSTALL_ZFS_ONLY",
+    help="Work on this kernel only (repeatable).",
+)
+_limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    envvar="INSTALL_ZFS_LIMIT",
+    help="Work on at most so many kernels.",
+)
+_force_option = click.option(
+    "--force-rebuild",
+    "force",
+    is_flag=True,
+    envvar="INSTALL_ZFS_FORCE_REBUILD",
+    help="Try again what failed too often as it is.",
 )
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
 
@@ -93,17 +135,38 @@ _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
     "desktop-4.13.0.",
 )
 @click.version_option(__version__)
-def cli() -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(["info", "debug"]),
+    default="info",
+    show_default=True,
+    envvar="INSTALL_ZFS_LOG_LEVEL",
+    help="debug: also a line for each request.",
+)
+def cli(log_level: str) -> None:
     """Builds, tests and publishes ZFS module images for the kernels of Docker Desktop."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("release").setLevel(log_level.upper())
 
 
 @cli.command()
 @_versions_option
 @_json_option
 @_jobs_option
-@click.option("--only", multiple=True, metavar="REF", help="Work on this kernel only (repeatable).")
-@click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+@_only_option
+@_limit_option
 @_verify_option
+@_force_option
+@click.option(
+    "--delivered",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Build nothing: publish what `hand-over` left below this directory.",
+)
+@click.option(
+    "--expected",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="With --delivered: the plan's directory, which says what was to be delivered.",
+)
 def sync(
     path: Path,
     json_to: Path | None,
@@ -111,37 +174,56 @@ def sync(
     only: tuple[str, ...],
     limit: int | None,
     verify: bool,
+    force: bool,
+    delivered: Path | None,
+    expected: Path | None,
 ) -> int:
     """Do everything: poll, append, build, smoke, push, publish; newest kernels first."""
+    if (delivered is None) != (expected is None):
+        raise click.UsageError("--delivered and --expected belong together")
     with _report() as report:
-        world = _world(path)
+        world = _world(path, handover.RUNNERS if delivered else ())
         world.check_credentials()
+        received = None
+        if delivered and expected:
+            received = handover.receive(delivered, handover.read_jobs(expected))
         news, observed = world.look()
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
         observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
-        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
+        targets, unread = world.plan(
+            entries, observed, desktop=desktop, chosen=chosen, force=force or received is not None
+        )
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
         if limit != 0 and (to_do or behind):
-            world.preflight(Step.PUBLISH)
+            world.preflight(Step.PUBLISH, builds=received is None or bool(behind))
             to_do = True
         world.record(news)
         _tell(report, news)
+        _tell_age(report, world)
         _warn(report, world, targets)
         outcomes = run(
-            world, targets, observed, Step.PUBLISH, jobs=jobs, report=report, limit=limit
+            world,
+            targets,
+            observed,
+            Step.PUBLISH,
+            jobs=jobs,
+            report=report,
+            limit=limit,
+            delivered=received,
         )
         outcomes = recollect.tell(outcomes, news.found)
+        world.keep_state(complete=not failures)
         unmoved = None
         if to_do and limit != 0:
             unmoved = _move_tags(world, behind, outcomes, observed, report)
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)
-    report.outcomes(outcomes, json_to)
+    report.outcomes(outcomes, json_to, failures)
     return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
 
 
@@ -224,27 +306,53 @@ def poll_(path: Path, json_to: Path | None) -> int:
 @cli.command("plan")
 @_versions_option
 @_json_option
-@click.option("--only", multiple=True, metavar="REF", help="Plan this kernel only (repeatable).")
-@click.option("--limit", type=click.IntRange(min=0), help="Work on at most so many kernels.")
+@_only_option
+@_limit_option
 @_verify_option
+@_force_option
+@click.option(
+    "--hand-over",
+    "to",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Also write this directory, from which other machines build (see hand-over).",
+)
 def plan_(
-    path: Path, json_to: Path | None, only: tuple[str, ...], limit: int | None, verify: bool
+    path: Path,
+    json_to: Path | None,
+    only: tuple[str, ...],
+    limit: int | None,
+    verify: bool,
+    force: bool,
+    to: Path | None,
 ) -> int:
-    """Print what sync would do and why; write nothing. Needs no Docker engine."""
+    """Print what sync would do and why; write nothing else. Needs no Docker engine."""
     with _report() as report:
-        world = _world(path)
-        news, observed = world.look(whole=True)
+        world = _world(handover.copy(path, to), handover.RUNNERS) if to else _world(path)
+        news, observed = world.look(whole=not to)
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
         observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
-        targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen, limit=limit)
+        draw = partial(
+            world.plan, observed=observed, desktop=desktop, chosen=chosen, limit=limit, force=force
+        )
+        targets, unread = draw(entries)
+        unfound: list[ReleaseError] = []
+        if to:
+            world.record(news)
+            unfound = world.find_platforms(targets)
+            targets, unread = draw(world.versions.kernels)
         behind, unseen = _behind(world, entries, observed)
-        failures = (*news.failures, *unread, *unseen)
+        failures = (*news.failures, *unread, *unseen, *unfound)
         for error in failures:
             report.fail(error)
         _tell(report, news)
+        _tell_age(report, world)
         _warn(report, world)
+        if to:
+            due = not failures and world.state.is_due(world.today)
+            worth = bool(behind) or news.worth_recording or due
+            _hand_over_plan(report, world, targets, observed, to, worth=worth)
     new = {(entry.image, entry.digest) for entry in news.kernels.new}
     rows = []
     for target in targets:
@@ -255,8 +363,138 @@ def plan_(
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
     _tell_behind(world, behind)
     _show_left_out(news.kernels)
-    write_json(_outlook(targets, world), json_to)
+    outlook = _outlook(targets, world)
+    write_json(outlook, json_to, failures=as_data(failures))
+    if to:
+        report.summary([one for one in outlook if one.status is not Status.UNCHANGED])
     return _exit_code((), failures)
+
+
+def _hand_over_plan(
+    report: Report,
+    world: World,
+    targets: Sequence[Target],
+    observed: Observed,
+    to: Path,
+    *,
+    worth: bool,
+) -> None:
+    """Writes the jobs down, and tells a workflow which of its own jobs have something to do.
+
+    Args:
+        worth: whether there is something to publish or to record beside the kernels.
+    """
+    jobs = handover.jobs_of(targets, observed.image_tags)
+    # What has no platform could not be looked at, and that is told as often as it fails.
+    worth = worth or bool(jobs) or any(one.to_do and not one.platforms for one in targets)
+    if world.stopped:
+        report.warn(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
+        jobs, worth = [], False
+    handover.write_jobs(jobs, to)
+    report.output(
+        matrix=handover.matrix(jobs),
+        build=str(bool(jobs)).lower(),
+        publish=str(worth).lower(),
+    )
+
+
+@cli.command("hand-over")
+@click.argument("slug")
+@click.argument("platform_name", metavar="PLATFORM")
+@click.option(
+    "--plan",
+    "planned",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    required=True,
+    help="The directory that `plan --hand-over` wrote.",
+)
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Leave the result in a directory below this one.",
+)
+@_json_option
+def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: Path | None) -> int:
+    """Build and test one kernel of a plan on this machine, for `sync --delivered` on another.
+
+    What failed is handed over, too, with the reason.
+    """
+    platform = parse_platform(platform_name)
+    jobs = {job.key: job for job in handover.read_jobs(planned)}
+    job = jobs.get((slug, platform))
+    if not job:
+        raise ConfigurationError("is not in the plan", on=f"{slug} {platform}", hint="plan again")
+    if platform != native_platform():
+        raise PreflightError(
+            f"cannot be tested here, on {native_platform()}",
+            on=f"{slug} {platform}",
+            hint="run it on a machine of that platform",
+        )
+    with _report() as report:
+        world = _world(planned / versions.NAME)
+        world.state = State()
+        (entry,) = (one for one in world.versions.kernels if one.slug == slug)
+        world.preflight(Step.SMOKE)
+        passed: list[Built] = []
+        target = Target(replace(entry, zfs=job.zfs), (platform,), (Step.SMOKE.name.lower(),))
+        observed = Observed(frozenset({slug} if job.there else ()), None)
+        outcomes = run(
+            world, [target], observed, Step.SMOKE, jobs=1, report=report, hand_over=passed.append
+        )
+        (outcome,) = (one for one in outcomes if one.platform == platform)
+        attempt = world.state.attempts.get(job.key)
+        (now,) = (one for one in world.versions.kernels if one.slug == slug)
+        delivery = handover.Delivery(
+            slug,
+            platform,
+            outcome.status,
+            outcome.reason,
+            outcome.seconds,
+            attempt.inputs if attempt else None,
+            bool(now.skip),
+            passed[0].layout if passed else None,
+        )
+        place = handover.deliver(delivery, job.name, to)
+    report.outcomes([outcome], json_to)
+    click.echo(f"left in {place}")
+    return _exit_code(outcomes, ())
+
+
+@cli.command("record")
+@_versions_option
+def record_(path: Path) -> int:
+    """Commit and push what sync wrote down beside FILE, the file itself included."""
+    done = commit.commit(
+        path.parent,
+        (path.name, DESKTOP, STATE),
+        "Record what is published",
+        os.environ,
+    )
+    click.echo(f"pushed {done}" if done else "nothing to record")
+    return ExitCode.OK
+
+
+@cli.command("issues")
+@_versions_option
+@click.option("--jobs", required=True, metavar="JSON", help="How each of the jobs ended.")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+def issues_(path: Path, jobs: str, files: tuple[Path, ...]) -> int:
+    """Open an issue for each cause of failure, and close those whose cause is gone.
+
+    FILES are what --json wrote in each job of a run, in their order; those of jobs that did not run
+    may be missing.
+    """
+    world = _world(path)
+    world.require("GITHUB_REPOSITORY", "GITHUB_TOKEN")
+    assert world.github
+    given_up = (str(entry.image) for entry in world.versions.kernels if entry.skip)
+    results = issues.read(files, jobs, given_up)
+    run_id = os.environ.get("GITHUB_RUN_ID")
+    run = f"{world.source}/actions/runs/{run_id}" if run_id else "a run by hand"
+    for line in issues.tell(world.github, results, run):
+        click.echo(line)
+    return ExitCode.OK
 
 
 def _step_command(step: Step, text: str) -> None:
@@ -299,6 +537,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
         for error in unread:
             report.fail(error)
         _warn(report, world)
+        _tell_age(report, world)
     table(
         ("KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"),
         [
@@ -314,6 +553,9 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
         ],
     )
     _tell_behind(world, behind)
+    click.echo(world.state.age(world.today))
+    if world.stopped:
+        click.echo(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
     for verdict in world.verdicts(entries):
         if not verdict.entry:
             click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {verdict.why}")
@@ -475,6 +717,15 @@ def _tell(report: Report, news: News) -> None:
     """Tells of tags that moved and of other names of known kernels."""
     for note in news.kernels.changes.notes:
         report.say(f"note: {note}")
+
+
+def _tell_age(report: Report, world: World) -> None:
+    """Tells of runs that must have been missing: nobody else would."""
+    if world.state.is_too_old(world.today):
+        report.warn(
+            f"{world.state.age(world.today)}: runs in between were dropped or failed, or the "
+            "schedule is switched off; see the repository's Actions"
+        )
 
 
 def _left_out(target: Target, waiting: str, skipped: str, no: str) -> str:
@@ -678,8 +929,8 @@ def _report() -> Report:
     return Report(os.environ)
 
 
-def _world(path: Path) -> World:
-    return World(versions.load(path), os.environ)
+def _world(path: Path, platforms: Iterable[Platform] = ()) -> World:
+    return World(versions.load(path), os.environ, platforms=platforms)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -38,6 +38,8 @@ from release.tags import ImageTag
 from release.versions import Entry
 from release.yamlfile import Node, appended, compose, read, write
 
+NAME = "desktop.yaml"
+
 
 class Grade(StrEnum):
     """How good a piece of evidence is, best first."""

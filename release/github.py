@@ -1,6 +1,7 @@
-"""GitHub's REST API: releases and their assets, and single files of a repository.
+"""GitHub's REST API: releases and their assets, issues, and single files of a repository.
 
-Described at https://docs.github.com/rest/releases and https://docs.github.com/rest/repos/contents.
+Described at https://docs.github.com/rest/releases, https://docs.github.com/rest/issues and
+https://docs.github.com/rest/repos/contents.
 Requests go through :mod:`release.http` for one policy of time-outs, retries and redaction.
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from release.errors import ConfigurationError, PublishError, UpstreamError
+from release.errors import ConfigurationError, PreflightError, PublishError, UpstreamError
 from release.http import Http, Response
 from release.reference import Digest, parse_digest
 
@@ -61,6 +62,16 @@ class Release:
 
     def asset(self, name: str) -> Asset | None:
         return next((asset for asset in self.assets if asset.name == name), None)
+
+
+@dataclass(frozen=True)
+class Issue:
+    """An open issue."""
+
+    number: int
+    title: str
+    body: str
+    url: str
 
 
 class GitHub:
@@ -240,6 +251,60 @@ class GitHub:
         headers = {**self._headers, "Accept": "application/octet-stream"}
         return self._http.request("GET", asset.url, headers=headers).body
 
+    def issues(self, label: str) -> list[Issue]:
+        """The open issues with a label, which only those who may write here can set.
+
+        Raises:
+            PreflightError: the repository has issues turned off, as forks have at first.
+        """
+        found: list[Issue] = []
+        page = 1
+        while True:
+            answer = self._http.request(
+                "GET",
+                f"{self._root}/issues",
+                params={"state": "open", "labels": label, "per_page": _PER_PAGE, "page": page},
+                headers=self._headers,
+                expect=(200, 410),
+            )
+            if answer.status == 410:
+                raise PreflightError(
+                    "has issues turned off, so failures cannot be told there",
+                    on=str(self),
+                    hint="turn them on in the repository's settings: General, Features, Issues",
+                )
+            found += [
+                _issue(item, self)
+                for item in _list(answer.json(), self)
+                # Every pull request is an issue, too (REST API, "List repository issues").
+                if not (isinstance(item, dict) and "pull_request" in item)
+            ]
+            if not _NEXT_LINK.search(answer.headers.get("link", "")):
+                return found
+            page += 1
+
+    def create_issue(self, title: str, body: str, label: str) -> Issue:
+        """Opens an issue; a label that is not there yet is made."""
+        answer = self._http.request(
+            "POST",
+            f"{self._root}/issues",
+            json={"title": title, "body": body, "labels": [label]},
+            headers=self._headers,
+            expect=(201,),
+        )
+        return _issue(answer.json(), self)
+
+    def edit_issue(self, issue: Issue, *, body: str, close: bool = False) -> None:
+        """Replaces an issue's text, and closes it where it is done."""
+        state = {"state": "closed", "state_reason": "completed"} if close else {}
+        self._http.request(
+            "PATCH",
+            issue.url,
+            json={"body": body, **state},
+            headers=self._headers,
+            idempotent=True,
+        )
+
     def _get(self, url: str) -> Any:
         answer = self._http.request("GET", url, headers=self._headers).json()
         if not isinstance(answer, dict):
@@ -250,9 +315,21 @@ class GitHub:
 def _list(answer: Any, github: GitHub) -> list[Any]:
     if not isinstance(answer, list):
         raise UpstreamError(
-            "GitHub's answer is not a list of releases", on=str(github), detail=str(answer)[:300]
+            "GitHub's answer is not a list", on=str(github), detail=str(answer)[:300]
         )
     return answer
+
+
+def _issue(item: Any, github: GitHub) -> Issue:
+    try:
+        number, title, body = int(item["number"]), str(item["title"]), str(item.get("body") or "")
+        return Issue(number, title, body, str(item["url"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UpstreamError(
+            "GitHub described an issue in a way that is not understood",
+            on=str(github),
+            detail=str(item)[:300],
+        ) from error
 
 
 def _release(item: Mapping[str, Any], github: GitHub) -> Release:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json as jsonlib
+import logging
 import os
 import re
 import threading
@@ -55,6 +56,7 @@ _SHORTEST_SECRET = 8
 """What is shorter may be any word, and no token is; Docker Hub's passwords have 9 characters."""
 _sent: set[str] = set()
 """Credentials that this process sent, in each form: a server may repeat them in its answer."""
+_log = logging.getLogger(__name__)
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _QUERY = re.compile(r"\?\S+")
 
@@ -311,6 +313,7 @@ class Http:
                 timeout=(CONNECT_SECONDS, READ_SECONDS),
                 stream=True,
             )
+            _log.debug("%s %s: %s", method, _without_query(url), answer.status_code)
             content = b""
             if save is not None and answer.status_code in expect and answer.status_code < 300:
                 with save.open("wb") as file:

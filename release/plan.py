@@ -156,6 +156,7 @@ class Target:
         repairs: how what is there differs from what was published, in words.
         receipt: what was published of it, where that is known.
         release: its release, if there is one.
+        waits: whether it is left out only until something changes.
     """
 
     entry: Entry
@@ -168,6 +169,7 @@ class Target:
     repairs: tuple[str, ...] = ()
     receipt: Receipt | None = None
     release: Release | None = None
+    waits: bool = False
 
     @property
     def zfs(self) -> str | None:
@@ -182,7 +184,8 @@ class Target:
     @property
     def status(self) -> Status:
         """How a target that is left out ends."""
-        return Status.WAITING if isinstance(self.choice, Waiting) else Status.SKIPPED
+        waits = self.waits or isinstance(self.choice, Waiting)
+        return Status.WAITING if waits else Status.SKIPPED
 
     @property
     def to_do(self) -> bool:
@@ -222,6 +225,7 @@ def plan(
     policy: Policy = Policy.PIN,
     choices: Mapping[str, Choice] = MappingProxyType({}),
     desktop: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    held: Mapping[str, Mapping[Platform, str]] = MappingProxyType({}),
 ) -> list[Target]:
     """One target for each entry, newest kernels first.
 
@@ -232,12 +236,15 @@ def plan(
         policy: why an entry's ZFS version may be replaced.
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
         desktop: by slug, Docker Desktop versions beside those that the entries name.
+        held: by slug, platforms that are not to be tried again now, and why.
     """
     targets = []
     started = 0
     for entry in newest_first(entries):
         versions = (*entry.desktop, *desktop.get(entry.slug, ()))
         target = _target(entry, observed, platforms, choices.get(entry.slug), policy, versions)
+        if target.to_do and (why := held.get(entry.slug)):
+            target = _hold(target, why, observed)
         if target.to_do:
             if chosen is not None and entry.slug not in chosen:
                 target = _leave_out(target, "not chosen in this run (--only)")
@@ -251,6 +258,17 @@ def plan(
 
 def _leave_out(target: Target, why: str) -> Target:
     return replace(target, left_out=why)
+
+
+def _hold(target: Target, held: Mapping[Platform, str], observed: Observed) -> Target:
+    """``target`` without the platforms that wait; none is left out for another's sake."""
+    slug, zfs = target.entry.slug, target.zfs
+    rest = tuple(platform for platform in target.platforms if platform not in held)
+    there = slug in observed.image_tags and zfs and _complete(slug, zfs, rest, observed)
+    if rest and not there:
+        return replace(target, platforms=rest)
+    reasons = (f"{platform}: {why}" for platform, why in sorted(held.items()))
+    return replace(_leave_out(target, "; ".join(reasons)), waits=True)
 
 
 def open_questions(targets: Iterable[Target], policy: Policy) -> list[Entry]:

@@ -152,17 +152,40 @@ class Report:
             )
             self.say(f"requests: {counted.total()} ({hosts}{at_most})")
 
-    def outcomes(self, outcomes: Sequence[Outcome], to: Path | None) -> None:
-        """The result: a table on stdout, JSON to a file, and the job's summary under Actions."""
+    def output(self, **values: str) -> None:
+        """Outputs of a workflow's step, each a single line; nothing elsewhere."""
+        if file := self._environment.get("GITHUB_OUTPUT"):
+            with Path(file).open("a") as out:
+                for name, value in values.items():
+                    assert "\n" not in value
+                    out.write(f"{name}={value}\n")
+
+    def outcomes(
+        self, outcomes: Sequence[Outcome], to: Path | None, failures: Iterable[ReleaseError] = ()
+    ) -> None:
+        """The result: a table on stdout, JSON to a file, and the job's summary under Actions.
+
+        Args:
+            failures: what could not be read, for the JSON.
+        """
         rows = [
             (one.status, one.kernel, one.platform, f"{one.seconds:.0f} s", one.reason)
             for one in outcomes
         ]
         table(("STATUS", "KERNEL", "PLATFORM", "TIME", "REASON"), rows)
-        write_json(outcomes, to)
+        write_json(outcomes, to, failures=as_data(failures))
+        self.summary(outcomes)
+
+    def summary(self, outcomes: Sequence[Outcome]) -> None:
+        """The outcomes as a table in the job's summary; nothing elsewhere."""
         if summary := self._environment.get("GITHUB_STEP_SUMMARY"):
             with Path(summary).open("a") as file:
                 file.write(redact(_markdown(outcomes, _MOST_SUMMARY)))
+
+
+def as_data(failures: Iterable[ReleaseError]) -> list[dict[str, str]]:
+    """What could not be read, for programs."""
+    return [{"on": one.on, "what": one.what, "hint": one.hint} for one in failures]
 
 
 def write_json(outcomes: Sequence[Outcome], to: Path | None, **more: object) -> None:

@@ -13,24 +13,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from release import child, desktop, drift, latest, publish, versions
+from release import attempts, child, desktop, drift, latest, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
 from release.desktop import PolledNotes, Verdict
 from release.errors import (
+    BuildError,
     LackingError,
     NotFoundError,
     NotYetError,
     PreflightError,
+    PublishError,
     ReleaseError,
     SmokeError,
     UnbuildableError,
@@ -38,7 +41,8 @@ from release.errors import (
     from_os_error,
 )
 from release.github import API, GitHub
-from release.http import Http, bytes_digest
+from release.handover import Delivery
+from release.http import Http, bytes_digest, redact
 from release.openzfs import OpenZFS
 from release.plan import (
     Observed,
@@ -67,6 +71,10 @@ from release.resolve import (
 from release.restore import Restorer
 from release.smoke import SmokeResult, smoke
 from release.solver import Choice, Unread
+from release.state import NAME as STATE
+from release.state import Inputs, Key
+from release.state import load as load_state
+from release.state import save as save_state
 from release.tarballs import Tarballs
 from release.versions import SMOKE_HOST, Entry, Versions
 
@@ -76,6 +84,16 @@ _BOOT_BYTES = 24 << 20
 _LOOKS_AT_ONCE = 8
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+STOP = "INSTALL_ZFS_STOP"
+"""The variable that stops publishing wherever it is set to anything."""
+
+
+_VARIABLES = {
+    "GITHUB_REPOSITORY": "set it to owner/name of the repository for the releases",
+    "GITHUB_TOKEN": "set it to a token with the permission contents: write",
+}
 
 
 class Step(IntEnum):
@@ -110,19 +128,32 @@ class News:
     def failures(self) -> tuple[ReleaseError, ...]:
         return (*self.kernels.failures, *self.desktops.failures)
 
+    @property
+    def worth_recording(self) -> bool:
+        return bool(self.kernels.new or self.kernels.changes.revised or self.desktops.new)
+
 
 class World:
     """The outside worlds, each reached through one client, and how this run was set up.
 
     Attributes:
         github: our own repository; None where GITHUB_REPOSITORY does not name one.
+        platforms: those that this run is for; this machine's own unless others build, too.
+        state: what earlier runs left to this one.
     """
 
     def __init__(
-        self, versions: Versions, environment: Mapping[str, str], cache: Path = Path("cache")
+        self,
+        versions: Versions,
+        environment: Mapping[str, str],
+        cache: Path = Path("cache"),
+        *,
+        platforms: Iterable[Platform] = (),
     ) -> None:
         self.versions = versions
-        self.desktop_map = desktop.load(versions.path.with_name("desktop.yaml"))
+        self.platforms = frozenset(platforms or {native_platform()})
+        self.state = load_state(versions.path.with_name(STATE))
+        self.desktop_map = desktop.load(versions.path.with_name(desktop.NAME))
         self.environment = environment
         self.cache = cache
         self.http = Http()
@@ -170,9 +201,14 @@ class World:
         repository = self.environment.get("GITHUB_REPOSITORY")
         return f"{server}/{repository}" if repository else ""
 
+    @cached_property
+    def code(self) -> str:
+        """Tells apart our own code, as far as it has a say in how a build ends."""
+        return attempts.code_digest(PROJECT)
+
     @property
-    def platforms(self) -> frozenset[Platform]:
-        return frozenset({native_platform()})
+    def today(self) -> date:
+        return datetime.now(UTC).date()
 
     def poll(self, *, whole: bool = False) -> News:
         """Asks the sources, and side by side with them Docker's release notes.
@@ -247,8 +283,12 @@ class World:
         desktop: Mapping[str, Sequence[str]],
         chosen: frozenset[str] | None = None,
         limit: int | None = None,
+        force: bool = False,
     ) -> tuple[list[Target], list[ReleaseError]]:
         """What is to be done, with the ZFS version of each kernel for which that matters.
+
+        Args:
+            force: try again what failed too often with the same inputs.
 
         Returns:
             The targets, and why ZFS versions could not be looked up.
@@ -265,17 +305,20 @@ class World:
                 choice = Unread(f"which ZFS it is to have could not be found out: {error.summary}")
             if choice:
                 choices[entry.slug] = choice
-        targets = plan(
+        draw = partial(
+            plan,
             entries,
             observed,
             platforms=self.platforms,
             chosen=chosen,
-            limit=limit,
             policy=policy,
             choices=choices,
             desktop=desktop,
         )
-        return targets, list(failures.values())
+        held: dict[str, Mapping[Platform, str]] = {}
+        if self.state.attempts and not force:
+            held = attempts.held(draw(), self.state, self.code, self.registry.head)
+        return draw(limit=limit, held=held), list(failures.values())
 
     def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:
         """What ``latest`` has to hold; nothing where it is turned off."""
@@ -294,19 +337,68 @@ class World:
         if news.desktops.new:
             self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
 
+    def find_platforms(self, targets: Iterable[Target]) -> list[ReleaseError]:
+        """Looks at the kernels that are to be done and of which no platform is known, and writes
+        down what it finds.
+
+        Returns:
+            Why some could not be looked at.
+        """
+        failures: list[ReleaseError] = []
+        for target in targets:
+            if target.to_do and not target.entry.platforms:
+                try:
+                    found = find_digests(self.registry, target.entry)
+                except ReleaseError as error:
+                    failures.append(error)
+                else:
+                    self.versions = versions.revise(self.versions, target.entry, found)
+        return failures
+
+    def keep_state(self, *, complete: bool) -> None:
+        """Writes down what the next run is to know of this one.
+
+        Args:
+            complete: whether all of upstream was read.
+        """
+        path = self.versions.path.with_name(STATE)
+        state = self.state.looked_on(self.today) if complete else self.state
+        known = {entry.slug for entry in self.versions.kernels}
+        state = state.succeeded(key for key in state.attempts if key[0] not in known)
+        if state != load_state(path):
+            save_state(state, path)
+        self.state = state
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing is to be published, in a maintainer's words; empty where all is to go on."""
+        return self.environment.get(STOP, "")
+
     def check_credentials(self) -> None:
         """Raises:
-        PreflightError: a variable that publishing needs is not set; nothing is asked outside.
+        PreflightError: publishing is stopped, or a variable that it needs is not set; nothing is
+            asked outside.
         """
-        for name, hint in (
-            ("GITHUB_REPOSITORY", "set it to owner/name of the repository for the releases"),
-            ("GITHUB_TOKEN", "set it to a token with the permission contents: write"),
-        ):
-            if not self.environment.get(name):
-                raise PreflightError(f"{name} is not set", hint=hint)
+        if self.stopped:
+            raise PreflightError(
+                f"publishing is stopped: {STOP} is set to {self.stopped!r}",
+                hint=f"unset it to go on; in GitHub's settings: Actions, Variables, {STOP}",
+            )
+        self.require(*_VARIABLES)
 
-    def preflight(self, until: Step) -> None:
+    def require(self, *variables: str) -> None:
+        """Raises:
+        PreflightError: one of these variables is not set.
+        """
+        for name in variables:
+            if not self.environment.get(name):
+                raise PreflightError(f"{name} is not set", hint=_VARIABLES[name])
+
+    def preflight(self, until: Step, *, builds: bool = True) -> None:
         """Makes sure, before an hour of building, that all of it can be done here.
+
+        Args:
+            builds: whether anything is to be built or booted here.
 
         Raises:
             PreflightError: the first thing that is missing.
@@ -314,9 +406,10 @@ class World:
         # Imported here, because a run with nothing to do needs no engine.
         from release.engine import Engine
 
-        if until >= Step.SMOKE:
+        if builds and until >= Step.SMOKE:
             preflight(architecture(native_platform()))
-        Engine(self.environment).preflight()
+        if builds:
+            Engine(self.environment).preflight()
         if until >= Step.PUBLISH:
             self.check_credentials()
             assert self.github
@@ -374,6 +467,12 @@ class Work:
     report: Report
     lock: threading.Lock
     places: _Places
+    delivered: Mapping[Key, Delivery] | None = None
+    """What others built and tested, where nothing is built here."""
+    hand_over: Callable[[Built], object] | None = None
+    """Takes what passed, in place of this machine's engine."""
+    tried: dict[Key, Inputs] = field(default_factory=dict)
+    """What was built or tested last of each kernel, in this order."""
 
     def run(self, target: Target) -> list[Outcome]:
         """Works on one target, if there is a place for it."""
@@ -393,26 +492,38 @@ class Work:
         slug = target.entry.slug
         status, reason = Status.FAILED, ""
         try:
-            outcomes = self._run(target, started)
+            outcomes = (self._run if self.delivered is None else self._take)(target, started)
         except NotYetError as error:
             status, reason = Status.WAITING, error.what
         except LackingError as error:
             status, reason = Status.SKIPPED, error.what
-            if self.until >= Step.PUBLISH:
+            if self.until >= Step.PUBLISH or self.hand_over:
                 skipped = replace(target.entry, skip=error.what)
                 with self.lock:
                     world = self.world
                     world.versions = versions.revise(world.versions, target.entry, skipped)
         except UnbuildableError as error:
             status, reason = Status.SKIPPED, error.what
+            # Another machine may be able to test it.
+            if not target.entry.smoke:
+                self._count(slug, reason)
         except ReleaseError as error:
             self.report.fail(error)
             reason = error.summary
+            if isinstance(error, BuildError | SmokeError):
+                self._count(slug, reason)
         except OSError as error:
             failure = from_os_error(error, str(target.entry.image))
             self.report.fail(failure)
             reason = failure.summary
         else:
+            done = {
+                (slug, parse_platform(one.platform))
+                for one in outcomes
+                if one.status in (Status.PUBLISHED, Status.UNCHANGED)
+            }
+            with self.lock:
+                self.world.state = self.world.state.succeeded(done)
             return outcomes
         finally:
             self.report.step(slug, "")
@@ -426,6 +537,80 @@ class Work:
             )
             for platform in target.platforms or (native_platform(),)
         ]
+
+    def _count(self, slug: str, reason: str) -> None:
+        """A failure that the same inputs will bring about again."""
+        tried = [key for key in self.tried if key[0] == slug]
+        if tried:
+            key = tried[-1]
+            with self.lock:
+                self.world.state = self.world.state.failed(key, self.tried[key], redact(reason))
+
+    def _try(
+        self, entry: Entry, kernel: Kernel, platform: Platform, builder: BuilderImage | None
+    ) -> None:
+        """Notes down what is about to be built and tested."""
+        image = replace(builder.image, digest=builder.digest) if builder else ""
+        self.tried.pop((entry.slug, platform), None)
+        self.tried[entry.slug, platform] = Inputs(
+            kernel.platforms[platform],
+            entry.zfs or "",
+            self.world.code,
+            str(image),
+            attempts.settings(entry),
+        )
+
+    def _take(self, target: Target, started: float) -> list[Outcome]:
+        """Publishes what others built and tested of a kernel, and tells what they did not."""
+        world, image = self.world, self.world.versions.image
+        assert self.delivered is not None
+        entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
+        platforms = sorted(set(entry.platforms) & world.platforms)
+        found = {p: one for p in platforms if (one := self.delivered.get((entry.slug, p)))}
+        for one in found.values():
+            if one.inputs:
+                with self.lock:
+                    world.state = world.state.failed(one.key, one.inputs, one.reason)
+            if one.lacking:
+                raise LackingError(one.reason, on=str(entry.image))
+        others = [
+            Outcome(str(entry.image), p, one.status, one.reason, seconds=one.seconds)
+            for p, one in found.items()
+            if not one.passed
+        ]
+        others += [
+            Outcome(
+                str(entry.image), p, Status.WAITING, "not built in this run; a later one goes on"
+            )
+            for p in platforms
+            if p not in found
+        ]
+        others += _elsewhere(entry, set(entry.platforms) - world.platforms)
+        passed = {p: one for p, one in found.items() if one.passed}
+        if not passed:
+            with self.lock:
+                known = replace(entry, desktop=target.entry.desktop)
+                world.versions = versions.revise(world.versions, target.entry, known)
+            return others
+        kernel = read_kernel(world.registry, entry)
+        built = [one.built() for one in passed.values()]
+        for each in built:
+            entry = _accept(entry, each, target.zfs)
+        release = self._publish(target, entry, kernel, built)
+        done = [
+            Outcome(
+                str(entry.image),
+                each.platform,
+                Status.PUBLISHED,
+                passed[each.platform].reason,
+                image=str(image.with_tag(entry.slug)),
+                digest=each.digest,
+                github_release=release,
+                seconds=round(passed[each.platform].seconds + time.monotonic() - started, 1),
+            )
+            for each in built
+        ]
+        return done + others
 
     def _run(self, target: Target, started: float) -> list[Outcome]:
         world, image = self.world, self.world.versions.image
@@ -456,10 +641,12 @@ class Work:
                 continue
             if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
                 self._check_machine(entry, kernel, platform)
+            self._try(entry, kernel, platform, None)
             if platform in there:
                 built.append(self._fetch(entry, kernel, platform, there[platform]))
                 continue
             builder = self._builder(entry, kernel, platform)
+            self._try(entry, kernel, platform, builder)
             built.append(self._build(entry, kernel, platform, builder))
             entry = replace(entry, builder=entry.builder or builder.image)
         tried = [self._smoke(entry, one) for one in built if self.until >= Step.SMOKE]
@@ -469,6 +656,10 @@ class Work:
             status = Status.PUBLISHED
             release = self._publish(target, entry, kernel, [*built, *others])
             reason = "; ".join(filter(None, (_repaired(target, built), *tried)))
+        elif self.hand_over:
+            status, release, reason = Status.UNCHANGED, "", "; ".join(tried)
+            for one in built:
+                self.hand_over(one)
         else:
             status, release = Status.UNCHANGED, ""
             reason = "; ".join((*tried, self._keep(entry, built)))
@@ -648,8 +839,12 @@ class Work:
         release = publish.publish_release(
             world.github, entry, image, built, pushed, assets, directory, receipt
         )
-        names = (*entry.image_tags[1:], *map(desktop_tag, entry.desktop))
-        publish.tag(world.registry, image, names, pushed.image)
+        publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
+        # Who types desktop-X may be on any platform that this run is for.
+        wanted = set(entry.platforms) & world.platforms
+        held = world.registry.platforms(image, pushed.image) if pushed.image.is_index else wanted
+        if wanted <= set(held):
+            publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
         return release.git_tag
@@ -666,6 +861,22 @@ def _repaired(target: Target, built: Iterable[Built]) -> str:
                 f"{one.digest} in place of {part.manifest}"
             )
     return "; ".join(said)
+
+
+def _accept(entry: Entry, built: Built, zfs: str | None) -> Entry:
+    """``entry`` with what a delivered image says of itself, after a look at what it is for."""
+    labels = built.labels
+    said = labels.get("install-zfs.kernel-digest"), labels.get("install-zfs.zfs-version")
+    if said != (entry.platforms[built.platform], zfs or said[1]) or not said[1]:
+        raise PublishError(
+            "what was delivered is for another kernel, or of another ZFS",
+            on=f"{entry.image} for {built.platform}",
+            detail=f"expected {entry.platforms[built.platform]}, ZFS {zfs}\n"
+            f"found    {said[0]}, ZFS {said[1]}",
+            hint="run again",
+        )
+    builder = Reference.parse(labels.get("install-zfs.builder-image", ""))
+    return replace(entry, zfs=said[1], builder=entry.builder or builder)
 
 
 def move_latest(world: World, observed: Observed, report: Report) -> bool:
@@ -687,7 +898,7 @@ def move_latest(world: World, observed: Observed, report: Report) -> bool:
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
     for error in made.left_out:
         report.warn(f"{latest.TAG} lacks what is published: {error.summary}")
-    for platform in sorted(set(made.to_boot) & world.platforms):
+    for platform in sorted(set(made.to_boot) & {native_platform()}):
         _smoke_latest(world, made, platform, report)
     report.step(latest.TAG, "push")
     moved = latest.push(world.registry, image, wanted, made)
@@ -799,14 +1010,20 @@ def run(
     jobs: int,
     report: Report,
     limit: int | None = None,
+    delivered: Mapping[Key, Delivery] | None = None,
+    hand_over: Callable[[Built], object] | None = None,
 ) -> list[Outcome]:
     """Works on what is to be done, ``jobs`` kernels side by side, newest first.
 
     Args:
         limit: how many kernels to work on at most.
+        delivered: publish what others built and tested, and build nothing.
+        hand_over: takes what passed, in place of this machine's engine.
     """
     world.openzfs.keep()
-    work = Work(world, observed, until, report, threading.Lock(), _Places(limit))
+    work = Work(
+        world, observed, until, report, threading.Lock(), _Places(limit), delivered, hand_over
+    )
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool, ExitStack() as interrupted:
         interrupted.callback(pool.shutdown, wait=False, cancel_futures=True)

@@ -28,6 +28,7 @@ from release.reference import (
 from release.solver import Policy
 from release.yamlfile import Node, appended, compose, end_of, read, write
 
+NAME = "versions.yaml"
 DOCKER_HUB_URL = "https://hub.docker.com"
 MAX_LAYERS = 125
 """As many layers as an image may have: overlay2's 127 without the two of a container (moby,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from release.build import Facts, differences, telling_lines
+from release.build import Facts, cache_options, differences, telling_lines
 from release.errors import BuildError
 from release.http import bytes_digest
 from release.layout import Layout
@@ -194,3 +194,11 @@ def test_the_build_id_is_known_where_it_can_be_told() -> None:
 def test_a_missing_fact_is_named() -> None:
     with pytest.raises(BuildError, match=r"kernel\.env has no zfs_version"):
         Facts.parse(ENV.replace("zfs_version", "zfs"))
+
+
+def test_a_cache_is_read_and_filled_by_what_kernels_share() -> None:
+    assert cache_options("", "zfs-2.1.5") == ()
+    registry = cache_options("type=registry,ref=me/cache:{scope}", "zfs-2.1.5-abc-amd64")
+    where = "type=registry,ref=me/cache:zfs-2.1.5-abc-amd64"
+    filled = f"{where},mode=max,ignore-error=true"
+    assert registry == ("--cache-from", where, "--cache-to", filled)

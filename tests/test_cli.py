@@ -408,7 +408,9 @@ def test_status(desk: Desk) -> None:
     run = desk.run("status")
     assert run.exit_code == 0
     host = desk.registry.host
-    header, mirrored, listed = (line.split() for line in run.stdout.splitlines())
+    *rows, age = run.stdout.splitlines()
+    assert age == "no complete look at upstream is recorded yet"
+    header, mirrored, listed = (line.split() for line in rows)
     assert header == ["KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"]
     assert mirrored[:5] == [f"{host}/mirror/kernel:5.10.1", "-", "-", "plan9/mips", "skipped"]
     assert " ".join(mirrored[5:]).startswith("upstream has it for plan9/mips only")
@@ -799,3 +801,28 @@ def test_help_and_version(desk: Desk) -> None:
     assert "\n  capture " in about.stdout
     assert all(f"\n  {command} " in about.stdout for command in commands)
     assert version.stdout.startswith("python -m release, version ")
+
+
+def test_each_request_is_told_when_asked(desk: Desk) -> None:
+    line = f"GET http://{desk.registry.host}/v2/me/zfs/tags/list: "
+    assert line not in desk.run("plan").stderr
+    asked = desk.requests
+    run = desk.run("--log-level", "debug", "plan")
+    assert line in run.stderr
+    lines = sorted(run.stderr.splitlines())
+    assert sum(one.startswith(("GET ", "HEAD ")) for one in lines) == desk.requests - asked
+    again = desk.run("plan", INSTALL_ZFS_LOG_LEVEL="debug")
+    assert sorted(again.stderr.splitlines()) == lines
+    assert "writer" not in run.stderr
+    assert desk.run("plan", INSTALL_ZFS_LOG_LEVEL="loud").exit_code == 2
+
+
+def test_choices_may_come_from_the_environment(desk: Desk) -> None:
+    host = desk.registry.host
+    names = f"{host}/linuxkit/kernel:5.4.39 mirror-kernel-5.10.1"
+    run = desk.run("plan", INSTALL_ZFS_ONLY=names, INSTALL_ZFS_LIMIT="1")
+    assert "not chosen in this run" not in run.stdout
+    assert "beyond --limit 1" in run.stdout
+    run = desk.run("plan", INSTALL_ZFS_ONLY="linuxkit-kernel-5.4.39", INSTALL_ZFS_LIMIT="")
+    assert "not chosen in this run" in run.stdout
+    assert desk.run("plan", INSTALL_ZFS_LIMIT="many").exit_code == 2

@@ -1,4 +1,4 @@
-"""GitHub's REST API for releases, git tags and file contents: https://docs.github.com/rest
+"""GitHub's REST API for releases, git tags, file contents and issues: https://docs.github.com/rest
 
 Odd parts, from the API's description and from answers that projects reported:
 
@@ -9,6 +9,7 @@ Odd parts, from the API's description and from answers that projects reported:
 - asset names are changed where they hold special characters;
 - downloads are redirected to another host, which refuses a foreign ``Authorization``;
 - with an app's installation token (``GITHUB_TOKEN`` in Actions) ``permissions.push`` is false;
+- every pull request is an issue, too; a repository without issues answers 410;
 - immutable releases accept no change of tag or assets, and burn the name of the tag.
 """
 
@@ -119,6 +120,19 @@ class Release:
 
 
 @dataclass
+class Issue:
+    """An issue, or a pull request, which is one."""
+
+    number: int
+    title: str
+    body: str
+    labels: list[str]
+    state: str = "open"
+    state_reason: str | None = None
+    pull_request: bool = False
+
+
+@dataclass
 class Repository:
     """A repository.
 
@@ -138,6 +152,8 @@ class Repository:
     git_tags: dict[str, str] = field(default_factory=dict)
     contents: dict[tuple[str, str], bytes] = field(default_factory=dict)
     burned: set[str] = field(default_factory=set)
+    has_issues: bool = True
+    issues: list[Issue] = field(default_factory=list)
 
     @property
     def full_name(self) -> str:
@@ -556,6 +572,50 @@ class GitHub(StandIn):
             raise Refusal(404, "Not Found")
         return Response(302, {"Location": f"{self._storage}/{asset.id}"})
 
+    # -- issues ----------------------------------------------------------------------------------
+
+    def _issues(self, call: Call, owner: str, name: str, *, push: bool = False) -> Repository:
+        repository = self._repository(call, owner, name, push=push)
+        if not repository.has_issues:
+            raise Refusal(410, "Issues has been disabled in this repository.")
+        return repository
+
+    @route("GET", REPO + "/issues", query=("state", "labels", "per_page", "page"))
+    def list_issues(self, call: Call, owner: str, name: str) -> Response:
+        repository = self._issues(call, owner, name)
+        state, labels = call.query.get("state", "open"), call.query.get("labels", "")
+        if state not in ("open", "closed", "all"):
+            raise violation(422, f"state={state}")
+        wanted = {label for label in labels.split(",") if label}
+        found = [
+            issue
+            for issue in reversed(repository.issues)
+            if state in ("all", issue.state) and wanted <= set(issue.labels)
+        ]
+        return self._page(call, [self._issue_body(repository, issue) for issue in found])
+
+    @route("POST", REPO + "/issues")
+    def create_issue(self, call: Call, owner: str, name: str) -> Response:
+        repository = self._issues(call, owner, name, push=True)
+        wanted = call.json({"title": str, "body": _TEXT, "labels": list}, "title")
+        _check_issue(wanted)
+        number = len(repository.issues) + 1
+        issue = Issue(number, wanted["title"], wanted.get("body") or "", wanted.get("labels", []))
+        repository.issues.append(issue)
+        return json_response(201, self._issue_body(repository, issue))
+
+    @route("PATCH", REPO + "/issues/{number:int}")
+    def update_issue(self, call: Call, owner: str, name: str, number: str) -> Response:
+        repository = self._issues(call, owner, name, push=True)
+        found = [issue for issue in repository.issues if issue.number == int(number)]
+        if not found:
+            raise Refusal(404, "Not Found")
+        wanted = call.json({"title": str, "body": _TEXT, "state": str, "state_reason": _TEXT})
+        _check_issue(wanted)
+        for key, value in wanted.items():
+            setattr(found[0], key, value)
+        return json_response(200, self._issue_body(repository, found[0]))
+
     # -- bodies ----------------------------------------------------------------------------------
 
     def _api(self, repository: Repository) -> str:
@@ -626,6 +686,23 @@ class GitHub(StandIn):
             "body": release.body,
         }
 
+    def _issue_body(self, repository: Repository, issue: Issue) -> dict[str, Any]:
+        url = f"{self._api(repository)}/issues/{issue.number}"
+        body: dict[str, Any] = {
+            "url": url,
+            "html_url": f"{self._web(repository)}/issues/{issue.number}",
+            "number": issue.number,
+            "title": issue.title,
+            "body": issue.body or None,
+            "state": issue.state,
+            "state_reason": issue.state_reason,
+            "labels": [{"name": label} for label in issue.labels],
+            "user": _user("github-actions[bot]"),
+        }
+        if issue.pull_request:
+            body["pull_request"] = {"url": url.replace("/issues/", "/pulls/")}
+        return body
+
     def _asset_body(self, repository: Repository, release: Release, asset: Asset) -> dict[str, Any]:
         download = f"{self._web(repository)}/releases/download/{quote(release.slug)}"
         return {
@@ -665,6 +742,15 @@ def _renamed(name: str) -> str:
     # and leading or trailing periods."
     name = re.sub(r"[^A-Za-z0-9_.@+-]+", ".", name).rstrip(".")
     return f"default{name}" if name.startswith(".") else name
+
+
+def _check_issue(wanted: Mapping[str, Any]) -> None:
+    if len(wanted.get("title", "")) > 256 or len(wanted.get("body") or "") > 65_536:
+        raise _invalid("Issue", "body", "title or body is too long")
+    if wanted.get("state", "open") not in ("open", "closed"):
+        raise violation(422, "state is neither open nor closed")
+    if wanted.get("state_reason") not in (None, "completed", "not_planned", "reopened"):
+        raise violation(422, "state_reason is none of completed, not_planned, reopened")
 
 
 def _invalid(resource: str, key: str | None, text: str) -> Refusal:

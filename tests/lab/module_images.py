@@ -7,11 +7,13 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from release.github import Asset, Release
 from release.http import bytes_digest
+from release.layout import Layout
 from release.plan import SUMS, asset_name, git_tag
 from release.reference import Digest, Platform, Reference, architecture
 from release.registry import OCI_INDEX, OCI_MANIFEST
@@ -111,6 +113,41 @@ def put(
         return str(manifests[0]["digest"])
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
     return server.put(REPOSITORY, one.slug, index, OCI_INDEX)
+
+
+def built(
+    directory: Path, platform: Platform, labels: Mapping[str, str], module: bytes = b"zfs"
+) -> Layout:
+    """A module image as a build leaves it."""
+    layout = Layout(directory)
+
+    def put(content: bytes) -> dict[str, Any]:
+        digest = bytes_digest(content)
+        path = layout.blob(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return {"digest": digest, "size": len(content)}
+
+    layers = [LOADER, layer({"kernels/1/zfs.ko": str(platform).encode() + module})]
+    config = {
+        "architecture": architecture(platform),
+        "os": "linux",
+        "config": {"Entrypoint": ["/install-zfs"], "Labels": dict(labels)},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
+        "history": [{"created_by": "COPY"} for _ in layers],
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": put(json.dumps(config).encode()),
+        "layers": [{"mediaType": LAYER, **put(blob)} for blob, _ in layers],
+    }
+    described = {"mediaType": OCI_MANIFEST, **put(json.dumps(manifest).encode())}
+    (directory / "index.json").write_text(
+        json.dumps({"schemaVersion": 2, "manifests": [described]})
+    )
+    (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    return layout
 
 
 def release(one: Entry, *platforms: Platform, draft: bool = False, salt: str = "") -> Release:

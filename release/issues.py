@@ -1,0 +1,191 @@
+"""One issue for each cause that keeps something from being published, closed when it is gone.
+
+Pure but for :func:`tell`. An issue is known again by a line in its text that people do not see,
+and only among those with our label, which strangers cannot set.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from release.errors import ConfigurationError
+from release.github import GitHub, Issue
+from release.report import Status
+
+LABEL = "install-zfs"
+COULD_NOT = "could not be built, tested or published"
+MOST_NEW = 10
+"""How many issues a run opens at most; the next run opens the others."""
+
+_MARK = re.compile(r"<!-- install-zfs: (\S+) (.+?) -->")
+_DONE = frozenset({Status.PUBLISHED, Status.UNCHANGED})
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Something that went wrong.
+
+    Attributes:
+        kind: ``kernel``, ``upstream`` or ``job``.
+        of: which of them.
+        title: says the cause, and is the same in every run.
+        lines: what is known of it, each in one line of other people's words.
+        hint: the next thing to do, in ours.
+    """
+
+    kind: str
+    of: str
+    title: str
+    lines: tuple[str, ...]
+    hint: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.kind, _plain(self.of) or "-"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the jobs of a run left.
+
+    Attributes:
+        outcomes: of kernels, the later job's in place of the earlier one's; by kernel, platform.
+        failures: what could not be read, by what it was.
+        jobs: how each job ended, in Actions' words: ``success``, ``failure``, ``cancelled`` or
+            ``skipped``.
+        looked: whether upstream was looked at at all.
+        given_up: kernels that a maintainer, or what their image lacks, has taken out.
+    """
+
+    outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
+    failures: Mapping[str, Mapping[str, str]]
+    jobs: Mapping[str, str]
+    looked: bool
+    given_up: frozenset[str] = frozenset()
+
+
+def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
+    """What ``--json`` wrote in each job, in the order of the jobs; a job that did not run has no
+    file.
+
+    Args:
+        jobs: JSON, the context ``needs`` of a workflow: how each job ended is its ``result``.
+
+    Raises:
+        ConfigurationError: something else is there.
+    """
+    outcomes: dict[tuple[str, str], Mapping[str, Any]] = {}
+    failures: dict[str, Mapping[str, str]] = {}
+    looked = False
+    for file in files:
+        if not file.is_file():
+            continue
+        try:
+            content = json.loads(file.read_bytes())
+            outcomes |= {(one["kernel"], one["platform"]): one for one in content["outcomes"]}
+            failures |= {_plain(one["on"]) or "-": one for one in content["failures"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigurationError("is not what --json writes", on=str(file)) from error
+        looked = True
+    try:
+        ended = {str(name): str(job["result"]) for name, job in json.loads(jobs).items()}
+    except (ValueError, AttributeError, TypeError, KeyError) as error:
+        raise ConfigurationError(
+            "is not the context of a workflow's jobs",
+            on=f"--jobs {jobs!r}",
+            hint='write {"plan": {"result": "success"}}',
+        ) from error
+    return Results(outcomes, failures, ended, looked, frozenset(given_up))
+
+
+def causes(results: Results) -> list[Cause]:
+    """What went wrong in a run."""
+    found: list[Cause] = []
+    failed: dict[str, list[str]] = {}
+    for (kernel, platform), one in results.outcomes.items():
+        if one["status"] == Status.FAILED:
+            failed.setdefault(kernel, []).append(f"{platform}: {one['reason']}")
+    for kernel, lines in failed.items():
+        hint = (
+            "The logs are among the run's artifacts. After three failures with the same inputs "
+            "it waits until one of them changes; `force-rebuild` tries it again at once."
+        )
+        title = f"{kernel} {COULD_NOT}"
+        found.append(Cause("kernel", kernel, title, tuple(lines), hint))
+    for on, failure in results.failures.items():
+        title = f"{on} could not be read completely"
+        said = (failure["what"], failure["hint"])
+        hint = "Nothing was lost or assumed. Every run tries again."
+        found.append(Cause("upstream", on, title, said, hint))
+    # A job that failed for what is told already has no cause of its own.
+    for name, result in results.jobs.items() if not found else ():
+        if result not in ("success", "skipped"):
+            title = f"the job {name} of the workflow sync did not end well"
+            found.append(Cause("job", name, title, (result,), "The job's log says why."))
+    return found
+
+
+def is_gone(kind: str, of: str, results: Results) -> bool:
+    """Whether a run shows that a cause is gone; what was not looked at is not gone."""
+    match kind:
+        case "kernel":
+            seen = [one["status"] for (kernel, _), one in results.outcomes.items() if kernel == of]
+            return of in results.given_up or (results.looked and _DONE.issuperset(seen))
+        case "upstream":
+            return results.looked and of not in results.failures
+        case "job":
+            return results.jobs.get(of) == "success"
+        case _:
+            return False
+
+
+def tell(github: GitHub, results: Results, run: str) -> list[str]:
+    """Opens, updates and closes issues; what was done, in lines.
+
+    Args:
+        run: the URL of the run.
+    """
+    known: dict[tuple[str, str], Issue] = {}
+    for issue in sorted(github.issues(LABEL), key=lambda one: one.number):
+        if mark := _MARK.match(issue.body):
+            known.setdefault((mark[1], mark[2]), issue)
+    done: list[str] = []
+    now = causes(results)
+    new = [cause for cause in now if cause.key not in known]
+    for cause in new[:MOST_NEW]:
+        opened = github.create_issue(_title(cause.title), _body(cause, run), LABEL)
+        done.append(f"opened #{opened.number}: {opened.title}")
+    if more := len(new) - MOST_NEW:
+        done += [f"{more} more causes get their issues from the next runs"] if more > 0 else []
+    for cause in now:
+        if there := known.get(cause.key):
+            if there.body != (body := _body(cause, run)):
+                github.edit_issue(there, body=body)
+            done.append(f"still there, #{there.number}: {there.title}")
+    current = {cause.key for cause in now}
+    for key, issue in known.items():
+        if key not in current and is_gone(*key, results):
+            github.edit_issue(issue, body=f"{issue.body}\n\nGone in {run}.\n", close=True)
+            done.append(f"closed #{issue.number}: {issue.title}")
+    return done
+
+
+def _body(cause: Cause, run: str) -> str:
+    """An issue's text. What others wrote is shown as code: no Markdown, nobody is mentioned."""
+    kind, of = cause.key
+    lines: Sequence[str] = [f"    {_plain(line)}" for line in cause.lines if line]
+    mark = f"<!-- install-zfs: {kind} {of} -->"
+    return "\n".join((mark, "", *lines, "", cause.hint, "", f"Last seen in {run}.")) + "\n"
+
+
+def _title(text: str) -> str:
+    return _plain(text)[:200]
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).replace("-->", "")

@@ -1,0 +1,231 @@
+"""What the pipeline remembers of its runs, what waits for it, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from release import attempts, plan, state
+from release.build import PROJECT
+from release.errors import ConfigurationError
+from release.plan import Observed, Target
+from release.reference import Digest, Platform, Reference, parse_digest
+from release.report import Status
+from release.state import MOST_ATTEMPTS, Inputs, State
+from release.sync import native_platform
+from release.versions import Entry
+from tests.test_cli import Desk, desk
+
+__all__ = ["desk"]
+
+AMD64, ARM64 = Platform("linux/amd64"), Platform("linux/arm64")
+TODAY = date(2026, 3, 9)
+KERNEL = parse_digest("sha256:" + "a" * 64)
+BUILDER = parse_digest("sha256:" + "b" * 64)
+OTHER = parse_digest("sha256:" + "c" * 64)
+ENTRY = Entry(
+    Reference.parse("linuxkit/kernel:5.4.39"),
+    KERNEL,
+    MappingProxyType({AMD64: KERNEL, ARM64: KERNEL}),
+    zfs="2.1.5",
+)
+KEY = (ENTRY.slug, AMD64)
+INPUTS = Inputs(KERNEL, "2.1.5", "sha256:code", f"docker.io/linuxkit/alpine:1@{BUILDER}")
+
+
+def failing(times: int, inputs: Inputs = INPUTS) -> State:
+    one = State()
+    for _ in range(times):
+        one = one.failed(KEY, inputs, "the build failed")
+    return one
+
+
+def test_what_is_written_is_read_and_the_same_facts_give_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / state.NAME
+    assert state.load(path) == State()
+    one = failing(2).failed((ENTRY.slug, ARM64), INPUTS, 'words: "of others"').looked_on(TODAY)
+    state.save(one, path)
+    assert state.load(path) == one
+    written = path.read_bytes()
+    turned = replace(one, attempts=MappingProxyType(dict(reversed(list(one.attempts.items())))))
+    state.save(turned, path)
+    assert path.read_bytes() == written
+    assert one.succeeded([KEY]).attempts.keys() == {(ENTRY.slug, ARM64)}
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"looked": 1, "attempts": {}}', '{"looked": null, "attempts": {"a": 1}}'],
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / state.NAME
+    path.write_text(content)
+    with pytest.raises(ConfigurationError, match="restore it from git"):
+        state.load(path)
+
+
+def test_a_look_is_recorded_once_a_week_and_missed_after_two() -> None:
+    seen = State().looked_on(TODAY)
+    assert seen.looked == TODAY
+    for days, due, old in (
+        (0, False, False),
+        (6, False, False),
+        (7, True, False),
+        (15, True, True),
+    ):
+        later = TODAY + timedelta(days=days)
+        assert (seen.is_due(later), seen.is_too_old(later)) == (due, old)
+        assert seen.looked_on(later).looked == (later if due else TODAY)
+    assert seen.age(TODAY + timedelta(days=1)).endswith("2026-03-09 (1 day ago)")
+
+
+def test_other_inputs_begin_anew() -> None:
+    assert failing(2).attempts[KEY].times == 2
+    other = failing(2).failed(KEY, replace(INPUTS, zfs="2.1.6"), "the build failed")
+    assert other.attempts[KEY].times == 1
+    assert failing(9).attempts[KEY].times == MOST_ATTEMPTS
+
+
+def targets(entry: Entry = ENTRY, **held: object) -> list[Target]:
+    nothing = Observed(frozenset(), ())
+    return plan.plan([entry], nothing, platforms=frozenset({AMD64, ARM64}), **held)  # type: ignore[arg-type]
+
+
+def head(reference: Reference) -> Digest:
+    assert str(reference) == "docker.io/linuxkit/alpine:1"
+    return BUILDER
+
+
+def held(
+    one: State, entry: Entry = ENTRY, code: str = INPUTS.code, builder: Digest = BUILDER
+) -> bool:
+    def look(reference: Reference) -> Digest:
+        return builder if head(reference) else OTHER
+
+    return ENTRY.slug in attempts.held(targets(entry), one, code, look)
+
+
+def test_three_failures_wait_until_an_input_changes() -> None:
+    assert not held(failing(MOST_ATTEMPTS - 1))
+    assert held(failing(MOST_ATTEMPTS))
+    changed = failing(MOST_ATTEMPTS)
+    kernels = MappingProxyType({AMD64: OTHER, ARM64: KERNEL})
+    assert not held(changed, replace(ENTRY, platforms=kernels))
+    assert not held(changed, replace(ENTRY, zfs="2.1.6"))
+    assert not held(changed, code="sha256:other")
+    assert not held(changed, builder=OTHER)
+    builder = Reference.parse("linuxkit/alpine:2")
+    assert not held(changed, replace(ENTRY, builder=builder))
+    assert not held(changed, replace(ENTRY, headers_from=builder))
+    # What another platform's publication wrote into the entry is what failed here.
+    assert held(changed, replace(ENTRY, builder=Reference.parse("linuxkit/alpine:1")))
+    # Without a builder there is none to ask.
+    assert held(failing(MOST_ATTEMPTS, replace(INPUTS, builder="")))
+
+
+def test_one_platform_that_waits_holds_up_no_other() -> None:
+    (target,) = targets(held={ENTRY.slug: {AMD64: "failed 3 times"}})
+    assert target.to_do
+    assert target.platforms == (ARM64,)
+    both = {AMD64: "failed 3 times", ARM64: "failed too"}
+    (target,) = targets(held={ENTRY.slug: both})
+    assert (target.to_do, target.status) == (False, Status.WAITING)
+    assert target.reason == "linux/amd64: failed 3 times; linux/arm64: failed too"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    copy = tmp_path / "project"
+    for name in ("image", "loader", "release"):
+        shutil.copytree(PROJECT / name, copy / name)
+    for name in ("Dockerfile", "builders.yaml", "README.md", "versions.yaml"):
+        shutil.copy(PROJECT / name, copy)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "image/modules.sh", "release/smoke.py"])
+def test_our_own_code_is_an_input(project: Path, name: str) -> None:
+    before = attempts.code_digest(project)
+    assert before == attempts.code_digest(PROJECT)
+    for other in ("README.md", "versions.yaml"):
+        (project / other).write_text("changed")
+    assert attempts.code_digest(project) == before
+    (project / name).write_text("changed")
+    assert attempts.code_digest(project) != before
+
+
+# The command line
+
+
+def failed_before(desk: Desk, times: int = MOST_ATTEMPTS) -> None:
+    """The kernel that the Desk's list names failed before, with what is so now."""
+    platform = native_platform()
+    desk.path.write_text(
+        desk.head + desk.entry + f"  platforms: {{{platform}: {desk.digest}}}\n  zfs: 0.8.4\n"
+    )
+    inputs = Inputs(desk.digest, "0.8.4", attempts.code_digest(PROJECT))
+    one = State()
+    for _ in range(times):
+        one = one.failed(("linuxkit-kernel-5.4.39", platform), inputs, "the build failed")
+    state.save(one.looked_on(datetime.now(UTC).date()), desk.path.with_name(state.NAME))
+
+
+def test_plan_and_status_say_what_waits_and_force_overrides(desk: Desk) -> None:
+    failed_before(desk)
+    said = "failed 3 times with the same inputs (the build failed); waits until"
+    plan_run, status_run = desk.run("plan"), desk.run("status")
+    for run in (plan_run, status_run):
+        (line,) = (line for line in run.stdout.splitlines() if "linuxkit/kernel:5.4.39" in line)
+        assert said in line
+        assert line.split()[0] == "wait" or " waiting " in line
+    run = desk.run("plan", "--force-rebuild")
+    assert said not in run.stdout
+    failed_before(desk, MOST_ATTEMPTS - 1)
+    assert said not in desk.run("plan").stdout
+
+
+def test_an_old_look_is_told_of(desk: Desk) -> None:
+    desk.complete()
+    long_ago = datetime.now(UTC).date() - timedelta(days=40)
+    path = desk.path.with_name(state.NAME)
+    state.save(State(long_ago), path)
+    for command in ("status", "plan"):
+        run = desk.run(command)
+        assert f"upstream: {long_ago} (40 days ago)" in run.stdout + run.stderr
+        assert "runs in between were dropped" in run.stderr
+    run = desk.run("sync")
+    assert "runs in between were dropped" in run.stderr
+    assert "runs in between were dropped" not in desk.run("sync").stderr
+    assert state.load(path).looked == datetime.now(UTC).date()
+
+
+def test_an_incomplete_look_is_none(desk: Desk) -> None:
+    desk.complete()
+    desk.hub.repositories.clear()
+    assert desk.run("sync").exit_code == 3
+    assert not desk.path.with_name(state.NAME).exists()
+
+
+def test_an_idle_sync_writes_nothing_again(desk: Desk) -> None:
+    desk.complete()
+    path = desk.path.with_name(state.NAME)
+    assert desk.run("sync").exit_code == 0
+    written = path.stat().st_mtime_ns
+    assert json.loads(path.read_text())["attempts"] == {}
+    assert desk.run("sync").exit_code == 0
+    assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("command", [["sync"], ["publish", "all"]])
+def test_the_stop_variable_stops_before_anything_is_asked(desk: Desk, command: list[str]) -> None:
+    run = desk.run(*command, INSTALL_ZFS_STOP="2.1.15 eats data")
+    assert run.exit_code == 4
+    assert "publishing is stopped: INSTALL_ZFS_STOP is set to '2.1.15 eats data'" in run.stderr
+    assert desk.requests == 0
+    assert desk.run("plan", INSTALL_ZFS_STOP="").exit_code == 0

@@ -1,0 +1,564 @@
+"""The workflows: judged by tools, and their jobs run as the files write them, with stand-ins for
+what is outside. Builds need an engine and are delivered by the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from release import handover, state
+from release.attempts import code_digest
+from release.handover import Delivery
+from release.layout import Layout
+from release.reference import Digest, Platform, architecture, parse_digest
+from release.registry import OCI_INDEX, OCI_MANIFEST
+from release.report import Status
+from release.state import MOST_ATTEMPTS, Inputs
+from release.sync import native_platform
+from tests.lab.actions import Context, Ended, Run, Unknown, evaluate, resolve
+from tests.lab.module_images import AMD64, ARM64, built
+from tests.test_cli import DAY, PROJECT, Desk, desk
+
+__all__ = ["desk"]
+
+WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
+SYNC = PROJECT / ".github" / "workflows" / "sync.yml"
+TOOLS = Path(sys.executable).parent
+LEFT_OUT = frozenset({"Install", "Prepare Docker"})
+SLUG = "linuxkit-kernel-5.4.39"
+ZFS = "2.1.16"
+TOKEN = "a-token-of-one-job"
+WEEKLY = "41 3 * * 1"
+
+
+def text_of(workflow: Path) -> dict[Any, Any]:
+    return dict(yaml.safe_load(workflow.read_text()))
+
+
+# What tools say
+
+
+def judged(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(TOOLS / command[0]), *command[1:]],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+BAD = """
+on: pull_request_target
+jobs:
+  test:
+    runs-on: ubuntu-24.04
+    steps:
+      - uses: actions/checkout@v4
+      - run: echo ${{ github.event.pull_request.title }}
+"""
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        ("zizmor", "--offline", "--no-progress", "--persona=pedantic"),
+        ("check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+    ],
+    ids=["zizmor", "schema"],
+)
+def test_the_workflows_are_as_they_should_be(judge: tuple[str, ...], tmp_path: Path) -> None:
+    done = judged(*judge, *map(str, WORKFLOWS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    bad = tmp_path / ".github" / "workflows" / "bad.yml"
+    bad.parent.mkdir(parents=True)
+    bad.write_text(BAD.replace("jobs:", "job:") if "schema" in judge[0] else BAD)
+    assert judged(*judge, str(bad)).returncode != 0
+
+
+def test_actions_are_pinned_the_same_everywhere() -> None:
+    pins: dict[str, set[str]] = {}
+    for workflow in WORKFLOWS:
+        for line in re.findall(r"uses: (.*)", workflow.read_text()):
+            match = re.fullmatch(r"(actions/[\w-]+)@([0-9a-f]{40} # v\d+\.\d+\.\d+)", line)
+            assert match, line
+            pins.setdefault(match[1], set()).add(match[2])
+    assert {name for name, found in pins.items() if len(found) > 1} == set()
+
+
+def test_who_may_do_what() -> None:
+    allowed = {}
+    for workflow in WORKFLOWS:
+        content = text_of(workflow)
+        assert content["permissions"] == {}
+        # YAML 1.1 takes the key for a truth value.
+        assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(content[True])
+        for name, job in content["jobs"].items():
+            allowed[name] = job["permissions"]
+            assert job["timeout-minutes"] <= 180
+            assert ("secrets." in str(job)) == (name in ("plan", "publish"))
+    assert allowed == {
+        "test": {"contents": "read"},
+        "plan": {"contents": "read"},
+        "build": {"contents": "read"},
+        "publish": {"contents": "write"},
+        "report": {"contents": "read", "issues": "write"},
+    }
+
+
+# The lab's own evaluator
+
+
+def test_expressions() -> None:
+    contexts = {
+        "vars": {},
+        "github": Context(ref="main"),
+        "status": {"cancelled": False},
+        "matrix": Context(n=3),
+    }
+    for text, value in {
+        "'it''s'": "it's",
+        "vars.NONE == ''": True,
+        "!cancelled() && (github.ref == 'main' || false)": True,
+        "vars.NONE || 20": 20,
+        "matrix.n": 3,
+        "fromJSON('[1]')": [1],
+    }.items():
+        assert evaluate(text, contexts) == value
+    assert resolve("a ${{ matrix.n }}-${{ vars.NONE }}", contexts) == "a 3-"
+    for text in ("github.reff", "env.X", "hashFiles('a')", "matrix.n == 'a'", "1 +", "(1", "1 2"):
+        with pytest.raises(Unknown):
+            evaluate(text, contexts)
+
+
+# Runs
+
+
+class Shop:
+    """A maintainer's repository on GitHub: its clone, its runs, and the world of a desk.
+
+    The source has one kernel, for both platforms, which a maintainer wrote down by hand.
+    """
+
+    def __init__(self, desk: Desk, directory: Path) -> None:
+        self.desk = desk
+        self.directory = directory
+        self.origin = directory / "origin.git"
+        self.runs = 0
+        self.secrets = {"DOCKERHUB_USERNAME": "me", "DOCKERHUB_TOKEN": "secret"}
+        self.variables: dict[str, str] = {"INSTALL_ZFS_STOP": ""}
+        self.python = directory / "python"
+        self.python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        self.python.chmod(0o755)
+        desk.github.add_token(TOKEN, push=["me/install-zfs"], installation=True)
+        self.kernels = self._upstream()
+        host = desk.registry.host
+        self.image = f"{host}/linuxkit/kernel:5.4.39"
+        self.builder = f"{host}/linuxkit/alpine:1"
+        self.builder_digest = desk.registry.put("linuxkit/alpine", "1", {})
+        versions = (
+            f"image: {host}/me/zfs\nsources:\n- repository: {host}/linuxkit/kernel\n"
+            f"  hub: {desk.hub.url}\nopenzfs:\n  api: {desk.github.url}\nlatest: {{kernels: 0}}\n"
+            f"on_the_spot: false\nkernels:\n- image: {self.image}\n  desktop: [4.13.0]\n"
+        )
+        self.git("init", "--quiet", "--bare", "--initial-branch", "main", str(self.origin))
+        self.push({"versions.yaml": versions})
+
+    def _upstream(self) -> dict[Platform, Digest]:
+        registry = self.desk.registry
+        manifests, found = [], {}
+        for platform in (AMD64, ARM64):
+            arch = architecture(platform)
+            digest = registry.put_image("linuxkit/kernel", arch, {"of": arch}, arch)
+            del registry.manifests["linuxkit/kernel"][arch]
+            about = {"os": "linux", "architecture": arch}
+            manifests.append({"mediaType": OCI_MANIFEST, "digest": digest, "platform": about})
+            found[platform] = parse_digest(digest)
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}
+        digest = registry.put("linuxkit/kernel", "5.4.39", index, OCI_INDEX)
+        images: list[Any] = [
+            ("linux", architecture(platform), None, manifest, 1)
+            for platform, manifest in found.items()
+        ]
+        self.desk.hub.repository("linuxkit", "kernel").push("5.4.39", digest, images, DAY)
+        return found
+
+    # The repository
+
+    def git(self, *arguments: str, cwd: Path | None = None) -> str:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            **{f"GIT_{who}_{what}": "me@x" for who in ("AUTHOR", "COMMITTER") for what in NAMES},
+        }
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd or self.directory,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    def push(self, files: Mapping[str, str]) -> None:
+        """Somebody commits."""
+        clone = self.directory / f"clone-{len(list(self.directory.glob('clone-*')))}"
+        self.git("clone", "--quiet", str(self.origin), str(clone))
+        for name, content in files.items():
+            (clone / name).write_text(content)
+        self.git("add", "--all", cwd=clone)
+        self.git("commit", "--quiet", "-m", "by hand", cwd=clone)
+        self.git("push", "--quiet", "origin", "HEAD:main", cwd=clone)
+
+    def file(self, name: str) -> str:
+        return self.git("show", f"main:{name}", cwd=self.origin)
+
+    @property
+    def commits(self) -> list[str]:
+        return self.git("log", "--format=%s", "main", cwd=self.origin).splitlines()
+
+    def _checkout(self, workspace: Path, inputs: Mapping[str, Any]) -> None:
+        assert inputs["persist-credentials"] == "false"
+        assert inputs.get("ref", "refs/heads/main") == "refs/heads/main"
+        self.git("clone", "--quiet", str(self.origin), str(workspace))
+
+    # Its runs
+
+    def run(self, *, by: str = "schedule", schedule: str = "17 */6 * * *", **inputs: Any) -> Run:
+        """A new run, none of whose jobs has begun."""
+        self.runs += 1
+        directory = self.directory / f"run-{self.runs}"
+        declared = text_of(SYNC)[True]["workflow_dispatch"]["inputs"]
+        assert set(inputs) <= set(declared)
+        event: dict[str, Any] = {"repository": {"default_branch": "main"}}
+        if by == "schedule":
+            assert {"cron": schedule} in text_of(SYNC)[True]["schedule"]
+            event["schedule"] = schedule
+        github = Context(
+            api_url=self.desk.github.url,
+            server_url="https://github.example",
+            repository="me/install-zfs",
+            ref="refs/heads/main",
+            ref_name="main",
+            run_id=str(self.runs),
+            sha="0" * 40,
+            token=TOKEN,
+            event_name=by,
+            event=event,
+        )
+        contexts = {
+            "github": github,
+            "vars": Context(self.variables),
+            "secrets": Context(self.secrets),
+            "inputs": Context({**dict.fromkeys(declared), **inputs}),
+        }
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.desk.directory / "home"),
+            "PYTHONPATH": str(PROJECT),
+            "DOCKER_HOST": f"unix://{self.directory}/no.sock",
+        }
+        return Run(SYNC, self._checkout, directory, contexts, environment, LEFT_OUT, self.python)
+
+    def deliver(self, run: Run, platform: Platform, *, error: str = "", code: str = "a") -> Path:
+        """What ``hand-over`` leaves in the artifact of a build."""
+        name = f"{SLUG}-{architecture(platform)}"
+        to = run.artifacts / f"delivered-{name}"
+        if error:
+            inputs = Inputs(
+                self.kernels[platform], ZFS, self.code, f"{self.builder}@{self.builder_digest}"
+            )
+            delivery = Delivery(SLUG, platform, Status.FAILED, error, 1.0, inputs)
+        else:
+            layout = self._module_image(run.directory / "made" / name, platform, code)
+            delivery = Delivery(
+                SLUG, platform, Status.UNCHANGED, "loaded and tried", 1.0, image=layout
+            )
+        return handover.deliver(delivery, name, to)
+
+    @property
+    def code(self) -> str:
+        return code_digest(PROJECT)
+
+    def _module_image(self, directory: Path, platform: Platform, code: str) -> Layout:
+        labels = {
+            "install-zfs.builder-image": self.builder,
+            "install-zfs.kernel-banner": "Linux version 5.4.39-linuxkit",
+            "install-zfs.kernel-digest": self.kernels[platform],
+            "install-zfs.kernel-release": "5.4.39-linuxkit",
+            "install-zfs.zfs-version": ZFS,
+        }
+        return built(directory, platform, labels, code.encode())
+
+    def finish(self, run: Run, *, build: str = "success") -> Ended:
+        """The jobs after the plan, with the builds as the test delivered them."""
+        if run.ended["plan"].outputs.get("build") != "true":
+            build = "skipped"
+        run.ended["build"] = Ended(build, {}, "", "")
+        published = run.job("publish")
+        run.job("report")
+        assert run.ended["report"].result == "success", run.ended["report"].printed
+        return published
+
+    # What is out there
+
+    @property
+    def tags(self) -> set[str]:
+        return {tag for tag in self.desk.registry.manifests.get("me/zfs", {}) if ":" not in tag}
+
+    @property
+    def assets(self) -> set[str]:
+        return {
+            asset.name
+            for release in self.desk.releases.releases
+            if not release.draft
+            for asset in release.assets
+        }
+
+    @property
+    def issues(self) -> list[str]:
+        return [one.title for one in self.desk.releases.issues if one.state == "open"]
+
+
+NAMES = ("NAME", "EMAIL")
+ASSETS = {f"zfs-{SLUG}-{arch}.tar.xz" for arch in ("amd64", "arm64")} | {"SHA256SUMS"}
+
+
+@pytest.fixture
+def shop(desk: Desk, tmp_path: Path) -> Shop:
+    (tmp_path / "shop").mkdir()
+    return Shop(desk, tmp_path / "shop")
+
+
+def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
+    shop: Shop,
+) -> None:
+    run = shop.run()
+    planned = run.job("plan")
+    assert planned.result == "success", planned.printed
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("true", "true")
+    assert json.loads(planned.outputs["matrix"])["include"] == [
+        {
+            "name": f"{SLUG}-{arch}",
+            "slug": SLUG,
+            "platform": f"linux/{arch}",
+            "runner": runner,
+            "qemu": qemu,
+        }
+        for arch, runner, qemu in (
+            ("amd64", "ubuntu-24.04", "qemu-system-x86"),
+            ("arm64", "ubuntu-24.04-arm", "qemu-system-arm"),
+        )
+    ]
+    assert f"`{shop.image}`" in planned.summary
+    assert shop.commits == ["by hand"], "a plan writes nothing"
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+
+    published = shop.finish(run)
+
+    assert published.result == "success", published.printed
+    assert "| `published` |" in published.summary
+    assert shop.tags == {SLUG, "desktop-4.13.0"}
+    _, content = shop.desk.registry.manifests["me/zfs"][SLUG]
+    platforms = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
+    assert platforms == {"amd64", "arm64"}
+    assert shop.assets == ASSETS
+    assert shop.commits == ["Record what is published", "by hand"]
+    assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    assert json.loads(shop.file("state.json"))["attempts"] == {}
+    assert shop.issues == []
+
+    idle = shop.run()
+    asked = shop.desk.requests
+    planned = idle.job("plan")
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+    assert shop.desk.requests - asked <= 4
+    assert shop.finish(idle).result == "skipped"
+    assert len(shop.commits) == 2
+    # Once a week the publishing job looks all the same.
+    weekly = shop.run(schedule=WEEKLY)
+    weekly.job("plan")
+    assert shop.finish(weekly).result == "success"
+    assert len(shop.commits) == 2
+
+
+def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop: Shop) -> None:
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        run = shop.run()
+        assert run.job("plan").outputs["build"] == "true"
+        shop.deliver(run, AMD64)
+        shop.deliver(run, ARM64, error="linux/arm64: the build failed")
+        published = shop.finish(run, build="failure")
+        assert published.result == "failure"
+        # Who types desktop-X may have either machine.
+        assert shop.tags == {SLUG}
+        assert shop.assets == ASSETS - {f"zfs-{SLUG}-arm64.tar.xz"}
+        assert shop.issues == [f"{shop.image} could not be built, tested or published"]
+        attempts = json.loads(shop.file("state.json"))["attempts"][SLUG]
+        assert {platform: one["times"] for platform, one in attempts.items()} == {
+            "linux/arm64": attempt
+        }
+    idle = shop.run()
+    planned = idle.job("plan")
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+    assert "failed 3 times with the same inputs" in planned.printed
+    shop.finish(idle)
+    assert len(shop.issues) == 1
+
+    inputs: dict[str, Any] = {"force-rebuild": True, "refs": SLUG, "limit": 1}
+    forced = shop.run(by="workflow_dispatch", **inputs)
+    assert forced.job("plan").outputs["build"] == "true"
+    for platform in (AMD64, ARM64):
+        shop.deliver(forced, platform)
+    assert shop.finish(forced).result == "success"
+    assert shop.tags == {SLUG, "desktop-4.13.0"}
+    assert shop.assets == ASSETS
+    assert shop.issues == []
+    assert json.loads(shop.file("state.json"))["attempts"] == {}
+
+
+def test_a_tampered_delivery_is_not_published(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        delivered = shop.deliver(run, platform)
+        blob = max(delivered.glob("image/blobs/sha256/*"), key=lambda path: path.stat().st_size)
+        blob.write_bytes(blob.read_bytes() + b"x")
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "does not have its checksum" in published.printed
+    assert shop.tags == set()
+    assert shop.desk.releases.releases == []
+
+
+def test_a_build_without_a_result_fails_its_kernel_alone(shop: Shop) -> None:
+    run = shop.run()
+    planned = run.job("plan")
+    include = json.loads(planned.outputs["matrix"])["include"]
+    (row,) = (one for one in include if one["platform"] == native_platform())
+    # There is no engine here, and the command says so.
+    built = run.job("build", row)
+    assert built.result == "failure"
+    assert "is not installed" in built.printed or "no Docker engine answers" in built.printed
+    assert {path.name for path in run.artifacts.iterdir()} == {"plan"}
+    published = shop.finish(run, build="failure")
+    assert published.result == "failure"
+    assert "its job delivered nothing" in published.printed
+    assert len(shop.issues) == 1
+
+
+def test_what_could_not_be_read_is_told_and_holds_back_nothing(shop: Shop) -> None:
+    shop.desk.hub.repositories.clear()
+    run = shop.run()
+    planned = run.job("plan")
+    assert planned.result == "failure"
+    assert planned.outputs["build"] == "true"
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    shop.finish(run)
+    assert shop.assets == ASSETS
+    (title,) = shop.issues
+    assert title.endswith("could not be read completely")
+    # An incomplete look is none.
+    assert state.NAME not in shop.git("ls-tree", "--name-only", "main", cwd=shop.origin)
+
+
+def test_the_stop_variable_stops_a_run(shop: Shop) -> None:
+    shop.variables["INSTALL_ZFS_STOP"] = "2.1.16 eats data"
+    for schedule in ("17 */6 * * *", WEEKLY):
+        run = shop.run(schedule=schedule)
+        planned = run.job("plan")
+        assert planned.result == "success"
+        assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+        assert "publishing is stopped: INSTALL_ZFS_STOP is set to" in planned.printed
+        assert shop.finish(run).result == "skipped"
+    assert shop.tags == set()
+
+
+def test_a_job_that_says_nothing_has_an_issue(shop: Shop) -> None:
+    shop.push({"versions.yaml": "image: [\n"})
+    run = shop.run()
+    assert run.job("plan").result == "failure"
+    run.ended["build"] = Ended("skipped", {}, "", "")
+    assert run.job("publish").result == "skipped"
+    # Nor can what the job itself needs be read.
+    assert run.job("report").result == "failure"
+
+
+def test_a_commit_in_between_is_kept(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    shop.push({"README.md": "by hand"})
+    assert shop.finish(run).result == "success"
+    assert shop.commits == ["Record what is published", "by hand", "by hand"]
+
+
+def test_the_same_lines_changed_in_between_are_kept_and_found_again(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    stands = shop.file("versions.yaml")
+    changed = stands.replace("desktop: [4.13.0]", "desktop: [4.13.0, 4.13.1]")
+    origin = shop.origin / "hooks" / "update"
+    # Somebody pushes in the very moment between the checkout and the push.
+    shop.push({"versions.yaml": changed})
+    later = shop.git("rev-parse", "main", cwd=shop.origin).strip()
+    before = shop.git("rev-parse", "main~", cwd=shop.origin).strip()
+    shop.git("update-ref", "refs/heads/main", before, cwd=shop.origin)
+    origin.write_text(f"#!/bin/sh\nrm -- $0\ngit update-ref refs/heads/main {later}\nexit 1\n")
+    origin.chmod(0o755)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "somebody else changed the same lines" in published.printed
+    assert shop.file("versions.yaml") == changed
+    assert shop.tags == {SLUG, "desktop-4.13.0"}
+
+    again = shop.run()
+    assert json.loads(again.job("plan").outputs["matrix"])["include"]
+    for platform in (AMD64, ARM64):
+        shop.deliver(again, platform)
+    assert shop.finish(again).result == "success"
+    assert shop.tags == {SLUG, "desktop-4.13.0", "desktop-4.13.1"}
+    assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    assert len(shop.desk.releases.releases) == 1
+
+
+def test_a_branch_that_takes_no_push_is_told_of(shop: Shop) -> None:
+    hook = shop.origin / "hooks" / "update"
+    hook.write_text("#!/bin/sh\necho protected branch >&2\nexit 1\n")
+    hook.chmod(0o755)
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "protected branch" in published.printed
+    assert "the branch takes no push" in published.printed
+
+
+def test_a_branch_publishes_nothing(shop: Shop) -> None:
+    run = shop.run(by="workflow_dispatch")
+    github = Context({**run.contexts["github"], "ref_name": "topic"})
+    run.contexts = {**run.contexts, "github": github}
+    assert run.job("plan").result == "skipped"
+    run.ended["build"] = Ended("skipped", {}, "", "")
+    assert run.job("publish").result == "skipped"
+    assert run.job("report").result == "skipped"
+    assert state.NAME not in shop.git("ls-tree", "--name-only", "main", cwd=shop.origin)
