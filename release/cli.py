@@ -181,7 +181,9 @@ def sync(
         failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
         if limit != 0 and (to_do or behind):
-            world.preflight(Step.PUBLISH, builds=received is None or bool(behind))
+            # `latest`, which follows what is published, is booted.
+            builds = received is None or bool(behind or world.versions.latest)
+            world.preflight(Step.PUBLISH, builds=builds)
             to_do = True
         world.record(news)
         _tell(report, news)

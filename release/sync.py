@@ -463,6 +463,7 @@ class Work:
             status, reason = Status.WAITING, error.what
         except LackingError as error:
             status, reason = Status.SKIPPED, error.what
+            self._count(slug, reason)
             if self.until >= Step.PUBLISH or self.hand_over:
                 skipped = replace(target.entry, skip=error.what)
                 with self.lock:
@@ -537,8 +538,6 @@ class Work:
             if one.inputs:
                 with self.lock:
                     world.state = world.state.failed(one.key, one.inputs, one.reason)
-            if one.lacking:
-                raise LackingError(one.reason, on=str(entry.image))
         others = [
             Outcome(str(entry.image), p, one.status, one.reason, seconds=one.seconds)
             for p, one in found.items()
@@ -553,6 +552,8 @@ class Work:
         ]
         others += _elsewhere(entry, set(entry.platforms) - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
+        if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
+            raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
         if not passed:
             with self.lock:
                 known = replace(entry, desktop=target.entry.desktop)

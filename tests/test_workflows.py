@@ -272,17 +272,30 @@ class Shop:
         }
         return Run(SYNC, self._checkout, directory, contexts, environment, LEFT_OUT, self.python)
 
-    def deliver(self, run: Run, platform: Platform, *, error: str = "", code: str = "a") -> Path:
-        """What ``hand-over`` leaves in the artifact of a build."""
+    def deliver(
+        self,
+        run: Run,
+        platform: Platform,
+        *,
+        error: str = "",
+        lacking: bool = False,
+        kernel: Digest | None = None,
+    ) -> Path:
+        """What ``hand-over`` leaves in the artifact of a build.
+
+        Args:
+            kernel: what the image says that it is for, where that is not the truth.
+        """
         name = f"{SLUG}-{architecture(platform)}"
         to = run.artifacts / f"delivered-{name}"
         if error:
-            inputs = Inputs(
-                self.kernels[platform], ZFS, self.code, f"{self.builder}@{self.builder_digest}"
-            )
-            delivery = Delivery(SLUG, platform, Status.FAILED, error, 1.0, inputs)
+            builder = f"{self.builder}@{self.builder_digest}"
+            inputs = Inputs(self.kernels[platform], ZFS, self.code, builder)
+            status = Status.SKIPPED if lacking else Status.FAILED
+            delivery = Delivery(SLUG, platform, status, error, 1.0, inputs, lacking)
         else:
-            layout = self._module_image(run.directory / "made" / name, platform, code)
+            directory = run.directory / "made" / name
+            layout = self._module_image(directory, platform, kernel or self.kernels[platform])
             delivery = Delivery(
                 SLUG, platform, Status.UNCHANGED, "loaded and tried", 1.0, image=layout
             )
@@ -292,15 +305,15 @@ class Shop:
     def code(self) -> str:
         return code_digest(PROJECT)
 
-    def _module_image(self, directory: Path, platform: Platform, code: str) -> Layout:
+    def _module_image(self, directory: Path, platform: Platform, kernel: Digest) -> Layout:
         labels = {
             "install-zfs.builder-image": self.builder,
             "install-zfs.kernel-banner": "Linux version 5.4.39-linuxkit",
-            "install-zfs.kernel-digest": self.kernels[platform],
+            "install-zfs.kernel-digest": kernel,
             "install-zfs.kernel-release": "5.4.39-linuxkit",
             "install-zfs.zfs-version": ZFS,
         }
-        return built(directory, platform, labels, code.encode())
+        return built(directory, platform, labels)
 
     def finish(self, run: Run, *, build: str = "success") -> Ended:
         """The jobs after the plan, with the builds as the test delivered them."""
@@ -442,6 +455,43 @@ def test_a_tampered_delivery_is_not_published(shop: Shop) -> None:
     assert "does not have its checksum" in published.printed
     assert shop.tags == set()
     assert shop.desk.releases.releases == []
+
+
+def test_an_image_of_another_kernel_is_not_published(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform, other in ((AMD64, ARM64), (ARM64, AMD64)):
+        shop.deliver(run, platform, kernel=shop.kernels[other])
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "what was delivered is for another kernel" in published.printed
+    assert shop.tags == set()
+
+
+def test_a_kernel_image_that_lacks_something_is_left_out(shop: Shop) -> None:
+    lack = "the kernel image has no kernel-dev.tar to compile against"
+    run = shop.run()
+    run.job("plan")
+    shop.deliver(run, AMD64)
+    shop.deliver(run, ARM64, error=lack, lacking=True)
+    assert shop.finish(run).result == "success"
+    # For the other platform it has everything.
+    assert shop.assets == ASSETS - {f"zfs-{SLUG}-arm64.tar.xz"}
+    assert "skip:" not in shop.file("versions.yaml")
+
+
+def test_a_kernel_image_that_lacks_something_for_all_platforms_is_never_tried_again(
+    shop: Shop,
+) -> None:
+    lack = "the kernel image has no kernel-dev.tar to compile against"
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform, error=lack, lacking=True)
+    assert shop.finish(run).result == "success"
+    assert f'skip: "{lack}' in shop.file("versions.yaml")
+    assert shop.run().job("plan").outputs["build"] == "false"
+    assert shop.issues == []
 
 
 def test_a_build_without_a_result_fails_its_kernel_alone(shop: Shop) -> None:
