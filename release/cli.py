@@ -175,7 +175,7 @@ def sync(
         desktop = world.desktops(entries, news)
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(
-            entries, observed, desktop=desktop, chosen=chosen, force=force or received is not None
+            entries, observed, desktop=desktop, chosen=chosen, force=force, tried=received or ()
         )
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen)

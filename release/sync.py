@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -250,11 +250,13 @@ class World:
         chosen: frozenset[str] | None = None,
         limit: int | None = None,
         force: bool = False,
+        tried: Collection[Key] = (),
     ) -> tuple[list[Target], list[ReleaseError]]:
         """What is to be done, with the ZFS version of each kernel for which that matters.
 
         Args:
             force: try again what failed too often with the same inputs.
+            tried: what was tried again already, in this run, and counts whatever came before.
 
         Returns:
             The targets, and why ZFS versions could not be looked up.
@@ -283,7 +285,8 @@ class World:
         )
         held: dict[str, Mapping[Platform, str]] = {}
         if self.state.attempts and not force:
-            held = attempts.held(draw(), self.state, self.code, self.registry.head)
+            state = self.state.succeeded(tried)
+            held = attempts.held(draw(), state, self.code, self.registry.head)
         return draw(limit=limit, held=held), list(failures.values())
 
     def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:

@@ -430,6 +430,10 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
     assert "failed 3 times with the same inputs" in planned.printed
     shop.finish(idle)
     assert len(shop.issues) == 1
+    weekly = shop.run(schedule=WEEKLY)
+    weekly.job("plan")
+    assert "failed 3 times with the same inputs" in shop.finish(weekly).printed
+    assert len(shop.issues) == 1
 
     inputs: dict[str, Any] = {"force-rebuild": True, "refs": SLUG, "limit": 1}
     forced = shop.run(by="workflow_dispatch", **inputs)
