@@ -27,9 +27,9 @@ from release.state import MOST_ATTEMPTS, Inputs
 from release.sync import native_platform
 from tests.lab.actions import Context, Ended, Run, Unknown, evaluate, resolve
 from tests.lab.module_images import AMD64, ARM64, built
-from tests.test_cli import DAY, PROJECT, Desk, desk
+from tests.test_cli import DAY, PROJECT, QEMU, Desk, desk, engine
 
-__all__ = ["desk"]
+__all__ = ["desk", "engine"]
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 SYNC = PROJECT / ".github" / "workflows" / "sync.yml"
@@ -512,6 +512,44 @@ def test_a_build_without_a_result_fails_its_kernel_alone(shop: Shop) -> None:
     assert published.result == "failure"
     assert "its job delivered nothing" in published.printed
     assert len(shop.issues) == 1
+
+
+DOCKER = """\
+case "$2" in
+    version) echo v0.29 ;;
+    inspect) echo "Driver: docker-container" ;;
+    build) echo "#5 0.1 configure: error: no acceptable C compiler" && exit 1 ;;
+esac
+"""
+
+
+def test_a_build_that_fails_hands_over_why(shop: Shop, engine: dict[str, str]) -> None:
+    shop.desk.provide("docker", script=DOCKER)
+    shop.desk.provide(*QEMU)
+    run = shop.run()
+    include = json.loads(run.job("plan").outputs["matrix"])["include"]
+    path = f"{shop.desk.bin}{os.pathsep}{os.environ['PATH']}"
+    run.environment = {**run.environment, **engine, "PATH": path}
+    for row in include:
+        if row["platform"] == native_platform():
+            built = run.job("build", row)
+            assert built.result == "failure"
+            assert "no acceptable C compiler" in built.printed
+            name = row["name"]
+        else:
+            shop.deliver(run, row["platform"])
+    assert f"logs-{name}" in {path.name for path in run.artifacts.iterdir()}
+    assert shop.finish(run, build="failure").result == "failure"
+    (attempts,) = json.loads(shop.file("state.json"))["attempts"].values()
+    (attempt,) = attempts.values()
+    assert attempt["times"] == 1
+    assert attempt["inputs"]["kernel"] == shop.kernels[native_platform()]
+    assert attempt["inputs"]["zfs"] == ZFS
+    # The other platform is out, and the issue names the one that is not.
+    assert len(shop.assets) == 2
+    (issue,) = shop.desk.releases.issues
+    assert f"    {native_platform()}: " in issue.body
+    assert "the build failed" in issue.body
 
 
 def test_what_could_not_be_read_is_told_and_holds_back_nothing(shop: Shop) -> None:
