@@ -193,13 +193,15 @@ def sync(
         observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
         targets, unread = world.plan(
-            entries, observed, desktop=desktop, chosen=chosen, force=force or received is not None
+            entries, observed, desktop=desktop, chosen=chosen, force=force, tried=received or ()
         )
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
         if limit != 0 and (to_do or behind):
-            world.preflight(Step.PUBLISH, builds=received is None or bool(behind))
+            # `latest`, which follows what is published, is booted.
+            builds = received is None or bool(behind or world.versions.latest)
+            world.preflight(Step.PUBLISH, builds=builds)
             to_do = True
         world.record(news)
         _tell(report, news)

@@ -34,15 +34,15 @@ def commit(
     git("add", "--", *there)
     if git.says_no("diff", "--cached", "--quiet"):
         git("commit", "--quiet", "--message", message)
-    elif not git.says_no("diff", "--quiet", "@{upstream}", "HEAD"):
+    elif not git.says_no("diff", "--quiet", f"origin/{branch}", "HEAD"):
         return ""
     refusal = ""
     for _ in range(_PUSHES):
-        if not git.says_no("push", "--quiet", "origin", "HEAD"):
+        if not git.says_no("push", "--quiet", "origin", f"HEAD:refs/heads/{branch}"):
             return git("rev-parse", "HEAD")
         refusal = git.last
         git("fetch", "--quiet", "origin", branch)
-        if git.says_no("rebase", "--quiet", "@{upstream}"):
+        if git.says_no("rebase", "--quiet", f"origin/{branch}"):
             git("rebase", "--abort")
             raise PublishError(
                 "what was published could not be recorded: somebody else changed the same lines",

@@ -178,7 +178,7 @@ class Report:
 
     def summary(self, outcomes: Sequence[Outcome]) -> None:
         """The outcomes as a table in the job's summary; nothing elsewhere."""
-        if summary := self._environment.get("GITHUB_STEP_SUMMARY"):
+        if outcomes and (summary := self._environment.get("GITHUB_STEP_SUMMARY")):
             with Path(summary).open("a") as file:
                 file.write(redact(_markdown(outcomes, _MOST_SUMMARY)))
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -284,11 +284,13 @@ class World:
         chosen: frozenset[str] | None = None,
         limit: int | None = None,
         force: bool = False,
+        tried: Collection[Key] = (),
     ) -> tuple[list[Target], list[ReleaseError]]:
         """What is to be done, with the ZFS version of each kernel for which that matters.
 
         Args:
             force: try again what failed too often with the same inputs.
+            tried: what was tried again already, in this run, and counts whatever came before.
 
         Returns:
             The targets, and why ZFS versions could not be looked up.
@@ -317,7 +319,8 @@ class World:
         )
         held: dict[str, Mapping[Platform, str]] = {}
         if self.state.attempts and not force:
-            held = attempts.held(draw(), self.state, self.code, self.registry.head)
+            state = self.state.succeeded(tried)
+            held = attempts.held(draw(), state, self.code, self.registry.head)
         return draw(limit=limit, held=held), list(failures.values())
 
     def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:
@@ -497,6 +500,7 @@ class Work:
             status, reason = Status.WAITING, error.what
         except LackingError as error:
             status, reason = Status.SKIPPED, error.what
+            self._count(slug, reason)
             if self.until >= Step.PUBLISH or self.hand_over:
                 skipped = replace(target.entry, skip=error.what)
                 with self.lock:
@@ -571,8 +575,6 @@ class Work:
             if one.inputs:
                 with self.lock:
                     world.state = world.state.failed(one.key, one.inputs, one.reason)
-            if one.lacking:
-                raise LackingError(one.reason, on=str(entry.image))
         others = [
             Outcome(str(entry.image), p, one.status, one.reason, seconds=one.seconds)
             for p, one in found.items()
@@ -587,6 +589,8 @@ class Work:
         ]
         others += _elsewhere(entry, set(entry.platforms) - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
+        if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
+            raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
         if not passed:
             with self.lock:
                 known = replace(entry, desktop=target.entry.desktop)

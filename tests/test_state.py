@@ -139,6 +139,20 @@ def test_one_platform_that_waits_holds_up_no_other() -> None:
     assert target.reason == "linux/amd64: failed 3 times; linux/arm64: failed too"
 
 
+def test_what_waits_takes_nobody_s_place() -> None:
+    older = replace(ENTRY, image=Reference.parse("linuxkit/kernel:4.19.1"))
+    nothing = Observed(frozenset(), ())
+    first, second = plan.plan(
+        [older, ENTRY],
+        nothing,
+        platforms=frozenset({AMD64}),
+        limit=1,
+        held={ENTRY.slug: {AMD64: "failed 3 times"}},
+    )
+    assert (first.entry, first.to_do) == (ENTRY, False)
+    assert (second.entry, second.to_do) == (older, True)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     copy = tmp_path / "project"
@@ -228,4 +242,8 @@ def test_the_stop_variable_stops_before_anything_is_asked(desk: Desk, command: l
     assert run.exit_code == 4
     assert "publishing is stopped: INSTALL_ZFS_STOP is set to '2.1.15 eats data'" in run.stderr
     assert desk.requests == 0
-    assert desk.run("plan", INSTALL_ZFS_STOP="").exit_code == 0
+    said = desk.run("status", INSTALL_ZFS_STOP="2.1.15 eats data").stdout
+    assert "publishing is stopped" in said
+    run = desk.run("status", INSTALL_ZFS_STOP="")
+    assert run.exit_code == 0
+    assert "publishing is stopped" not in run.stdout

@@ -27,9 +27,9 @@ from release.state import MOST_ATTEMPTS, Inputs
 from release.sync import native_platform
 from tests.lab.actions import Context, Ended, Run, Unknown, evaluate, resolve
 from tests.lab.module_images import AMD64, ARM64, built
-from tests.test_cli import DAY, PROJECT, Desk, desk
+from tests.test_cli import DAY, PROJECT, QEMU, Desk, desk, engine
 
-__all__ = ["desk"]
+__all__ = ["desk", "engine"]
 
 WORKFLOWS = sorted((PROJECT / ".github" / "workflows").glob("*.yml"))
 SYNC = PROJECT / ".github" / "workflows" / "sync.yml"
@@ -272,17 +272,30 @@ class Shop:
         }
         return Run(SYNC, self._checkout, directory, contexts, environment, LEFT_OUT, self.python)
 
-    def deliver(self, run: Run, platform: Platform, *, error: str = "", code: str = "a") -> Path:
-        """What ``hand-over`` leaves in the artifact of a build."""
+    def deliver(
+        self,
+        run: Run,
+        platform: Platform,
+        *,
+        error: str = "",
+        lacking: bool = False,
+        kernel: Digest | None = None,
+    ) -> Path:
+        """What ``hand-over`` leaves in the artifact of a build.
+
+        Args:
+            kernel: what the image says that it is for, where that is not the truth.
+        """
         name = f"{SLUG}-{architecture(platform)}"
         to = run.artifacts / f"delivered-{name}"
         if error:
-            inputs = Inputs(
-                self.kernels[platform], ZFS, self.code, f"{self.builder}@{self.builder_digest}"
-            )
-            delivery = Delivery(SLUG, platform, Status.FAILED, error, 1.0, inputs)
+            builder = f"{self.builder}@{self.builder_digest}"
+            inputs = Inputs(self.kernels[platform], ZFS, self.code, builder)
+            status = Status.SKIPPED if lacking else Status.FAILED
+            delivery = Delivery(SLUG, platform, status, error, 1.0, inputs, lacking)
         else:
-            layout = self._module_image(run.directory / "made" / name, platform, code)
+            directory = run.directory / "made" / name
+            layout = self._module_image(directory, platform, kernel or self.kernels[platform])
             delivery = Delivery(
                 SLUG, platform, Status.UNCHANGED, "loaded and tried", 1.0, image=layout
             )
@@ -292,15 +305,15 @@ class Shop:
     def code(self) -> str:
         return code_digest(PROJECT)
 
-    def _module_image(self, directory: Path, platform: Platform, code: str) -> Layout:
+    def _module_image(self, directory: Path, platform: Platform, kernel: Digest) -> Layout:
         labels = {
             "install-zfs.builder-image": self.builder,
             "install-zfs.kernel-banner": "Linux version 5.4.39-linuxkit",
-            "install-zfs.kernel-digest": self.kernels[platform],
+            "install-zfs.kernel-digest": kernel,
             "install-zfs.kernel-release": "5.4.39-linuxkit",
             "install-zfs.zfs-version": ZFS,
         }
-        return built(directory, platform, labels, code.encode())
+        return built(directory, platform, labels)
 
     def finish(self, run: Run, *, build: str = "success") -> Ended:
         """The jobs after the plan, with the builds as the test delivered them."""
@@ -417,6 +430,10 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
     assert "failed 3 times with the same inputs" in planned.printed
     shop.finish(idle)
     assert len(shop.issues) == 1
+    weekly = shop.run(schedule=WEEKLY)
+    weekly.job("plan")
+    assert "failed 3 times with the same inputs" in shop.finish(weekly).printed
+    assert len(shop.issues) == 1
 
     inputs: dict[str, Any] = {"force-rebuild": True, "refs": SLUG, "limit": 1}
     forced = shop.run(by="workflow_dispatch", **inputs)
@@ -444,6 +461,43 @@ def test_a_tampered_delivery_is_not_published(shop: Shop) -> None:
     assert shop.desk.releases.releases == []
 
 
+def test_an_image_of_another_kernel_is_not_published(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform, other in ((AMD64, ARM64), (ARM64, AMD64)):
+        shop.deliver(run, platform, kernel=shop.kernels[other])
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert "what was delivered is for another kernel" in published.printed
+    assert shop.tags == set()
+
+
+def test_a_kernel_image_that_lacks_something_is_left_out(shop: Shop) -> None:
+    lack = "the kernel image has no kernel-dev.tar to compile against"
+    run = shop.run()
+    run.job("plan")
+    shop.deliver(run, AMD64)
+    shop.deliver(run, ARM64, error=lack, lacking=True)
+    assert shop.finish(run).result == "success"
+    # For the other platform it has everything.
+    assert shop.assets == ASSETS - {f"zfs-{SLUG}-arm64.tar.xz"}
+    assert "skip:" not in shop.file("versions.yaml")
+
+
+def test_a_kernel_image_that_lacks_something_for_all_platforms_is_never_tried_again(
+    shop: Shop,
+) -> None:
+    lack = "the kernel image has no kernel-dev.tar to compile against"
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform, error=lack, lacking=True)
+    assert shop.finish(run).result == "success"
+    assert f'skip: "{lack}' in shop.file("versions.yaml")
+    assert shop.run().job("plan").outputs["build"] == "false"
+    assert shop.issues == []
+
+
 def test_a_build_without_a_result_fails_its_kernel_alone(shop: Shop) -> None:
     run = shop.run()
     planned = run.job("plan")
@@ -458,6 +512,44 @@ def test_a_build_without_a_result_fails_its_kernel_alone(shop: Shop) -> None:
     assert published.result == "failure"
     assert "its job delivered nothing" in published.printed
     assert len(shop.issues) == 1
+
+
+DOCKER = """\
+case "$2" in
+    version) echo v0.29 ;;
+    inspect) echo "Driver: docker-container" ;;
+    build) echo "#5 0.1 configure: error: no acceptable C compiler" && exit 1 ;;
+esac
+"""
+
+
+def test_a_build_that_fails_hands_over_why(shop: Shop, engine: dict[str, str]) -> None:
+    shop.desk.provide("docker", script=DOCKER)
+    shop.desk.provide(*QEMU)
+    run = shop.run()
+    include = json.loads(run.job("plan").outputs["matrix"])["include"]
+    path = f"{shop.desk.bin}{os.pathsep}{os.environ['PATH']}"
+    run.environment = {**run.environment, **engine, "PATH": path}
+    for row in include:
+        if row["platform"] == native_platform():
+            built = run.job("build", row)
+            assert built.result == "failure"
+            assert "no acceptable C compiler" in built.printed
+            name = row["name"]
+        else:
+            shop.deliver(run, row["platform"])
+    assert f"logs-{name}" in {path.name for path in run.artifacts.iterdir()}
+    assert shop.finish(run, build="failure").result == "failure"
+    (attempts,) = json.loads(shop.file("state.json"))["attempts"].values()
+    (attempt,) = attempts.values()
+    assert attempt["times"] == 1
+    assert attempt["inputs"]["kernel"] == shop.kernels[native_platform()]
+    assert attempt["inputs"]["zfs"] == ZFS
+    # The other platform is out, and the issue names the one that is not.
+    assert len(shop.assets) == 2
+    (issue,) = shop.desk.releases.issues
+    assert f"    {native_platform()}: " in issue.body
+    assert "the build failed" in issue.body
 
 
 def test_what_could_not_be_read_is_told_and_holds_back_nothing(shop: Shop) -> None:
