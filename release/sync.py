@@ -495,7 +495,12 @@ class Work:
         slug = target.entry.slug
         status, reason = Status.FAILED, ""
         try:
-            outcomes = (self._run if self.delivered is None else self._take)(target, started)
+            kept = self._restore(target)
+            outcomes = self._bring_back(target, kept, started) or (
+                self._run(target, kept, started)
+                if self.delivered is None
+                else self._take(target, started)
+            )
         except NotYetError as error:
             status, reason = Status.WAITING, error.what
         except LackingError as error:
@@ -616,18 +621,43 @@ class Work:
         ]
         return done + others
 
-    def _run(self, target: Target, started: float) -> list[Outcome]:
+    def _restore(self, target: Target) -> Mapping[Platform, Built]:
+        """What was published and tested before, byte for byte, of every platform that still has it
+        somewhere.
+        """
+        world = self.world
+        if not target.receipt or not target.release or self.until < Step.PUBLISH:
+            return {}
+        assert world.github
+        self.report.step(target.entry.slug, "look for what was published")
+        restorer = Restorer(world.registry, world.versions.image, world.github, world.cache)
+        found = restorer.restore(target.entry.slug, target.receipt, target.release)
+        return {one.platform: one for one in found}
+
+    def _bring_back(
+        self, target: Target, kept: Mapping[Platform, Built], started: float
+    ) -> list[Outcome]:
+        """Publishes again what was published, where nothing has to be built for it; no outcomes
+        where something has.
+        """
+        if not target.platforms or not kept.keys() >= set(target.platforms):
+            return []
+        assert target.receipt
+        entry = replace(target.entry, zfs=target.zfs, desktop=target.desktop)
+        entry = replace(entry, builder=entry.builder or target.receipt.entry.builder)
+        release = self._publish(target, entry, known_kernel(entry), list(kept.values()))
+        built = [kept[platform] for platform in target.platforms]
+        reason = _repaired(target, built)
+        return self._done(entry, built, Status.PUBLISHED, reason, release, started)
+
+    def _run(self, target: Target, kept: Mapping[Platform, Built], started: float) -> list[Outcome]:
         world, image = self.world, self.world.versions.image
         self.report.step(target.entry.slug, "resolve")
         entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
         if entry.zfs:
             entry = replace(entry, zfs=target.zfs)
-        if target.receipt:
-            entry = replace(entry, builder=entry.builder or target.receipt.entry.builder)
-        kept = self._restore(target, entry)
+        kernel = read_kernel(world.registry, entry)
         platforms = tuple(sorted(set(entry.platforms) & world.platforms))
-        whole = kept.keys() >= set(platforms)
-        kernel = known_kernel(entry) if whole else read_kernel(world.registry, entry)
         if not platforms:
             raise UnbuildableError(
                 f"upstream has it for {', '.join(sorted(entry.platforms))} only, which this "
@@ -635,14 +665,15 @@ class Work:
                 on=str(entry.image),
             )
         there: dict[Platform, Document] = {}
-        if entry.slug in self.observed.image_tags and not target.receipt:
+        if entry.slug in self.observed.image_tags:
             there = publish.published(world.registry, image.with_tag(entry.slug), kernel)
+            # Where it is known what was published, nothing else is taken for it.
+            known = target.receipt.platforms if target.receipt else {}
+            there = {platform: one for platform, one in there.items() if platform not in known}
             entry, there = self._adopt(entry, image, there)
         entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
         built = []
         for platform in platforms:
-            if platform in kept:
-                continue
             if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
                 self._check_machine(entry, kernel, platform)
             self._try(entry, kernel, platform, None)
@@ -654,7 +685,6 @@ class Work:
             built.append(self._build(entry, kernel, platform, builder))
             entry = replace(entry, builder=entry.builder or builder.image)
         tried = [self._smoke(entry, one) for one in built if self.until >= Step.SMOKE]
-        built += [one for platform, one in kept.items() if platform in platforms]
         if self.until >= Step.PUBLISH:
             others = [one for platform, one in kept.items() if platform not in platforms]
             status = Status.PUBLISHED
@@ -667,13 +697,25 @@ class Work:
         else:
             status, release = Status.UNCHANGED, ""
             reason = "; ".join((*tried, self._keep(entry, built)))
+        return self._done(entry, built, status, reason, release, started)
+
+    def _done(
+        self,
+        entry: Entry,
+        built: Iterable[Built],
+        status: Status,
+        reason: str,
+        release: str,
+        started: float,
+    ) -> list[Outcome]:
+        world = self.world
         done = [
             Outcome(
                 str(entry.image),
                 one.platform,
                 status,
                 reason,
-                image=str(image.with_tag(entry.slug)),
+                image=str(world.versions.image.with_tag(entry.slug)),
                 digest=one.digest,
                 github_release=release,
                 seconds=round(time.monotonic() - started, 1),
@@ -681,19 +723,6 @@ class Work:
             for one in built
         ]
         return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
-
-    def _restore(self, target: Target, entry: Entry) -> dict[Platform, Built]:
-        """What was published and tested before, byte for byte, of every platform that still has it
-        somewhere.
-        """
-        receipt, release = target.receipt, target.release
-        world = self.world
-        if not receipt or not release or not world.github or self.until < Step.PUBLISH:
-            return {}
-        self.report.step(entry.slug, "look for what was published")
-        restorer = Restorer(world.registry, world.versions.image, world.github, world.cache)
-        found = restorer.restore(entry.slug, receipt, release)
-        return {one.platform: one for one in found if one.platform in entry.platforms}
 
     def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
         """Makes sure that this machine can test what is to be built."""

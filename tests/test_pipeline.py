@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,12 +90,48 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
     assert {one["status"] for one in second.outcomes} == {"unchanged"}
     assert setup.path.read_bytes() == written
     seen = [one for server in (setup.hub, setup.github, setup.gateway) for one in server.requests]
-    # Nothing is pulled: manifests are asked for by HEAD alone, `latest` and its record.
+    # Nothing is pulled: manifests are asked for by HEAD alone, `latest` and its record, and the
+    # kernel's tag whose turn it is.
     manifests = [one for one in seen if "/manifests/" in one.path]
-    assert [one.method for one in manifests] == ["HEAD", "HEAD"]
+    assert [one.method for one in manifests] == ["HEAD"] * 3
     assert {one.method for one in seen if one not in manifests} == {"GET"}
     assert not [one for one in seen if "/blobs/" in one.path]
     assert len(seen) == requests_by_host(second.stderr) <= 10
+
+
+def test_what_is_damaged_in_the_registry_is_brought_back_from_the_release(
+    two_kernels: Setup, desktop_kernel: LabKernel
+) -> None:
+    """The other damages are in test_repair.py, with a registry of a few lines."""
+    setup = two_kernels
+    choice = ("sync", "--only", desktop_kernel.reference, "--verify")
+    assert setup.run(*choice).exit_code == 0
+    tags, releases = setup.tags(), setup.releases.releases
+    (release,) = releases
+    assets = {one.name: one.digest for one in release.assets}
+    entry = setup.load().kernels[0]
+    registry = Registry(Http(), {})
+
+    def somebody_pushes() -> None:
+        for image_tag in (entry.slug, "desktop-4.13.0"):
+            strange = registry.get(Reference.parse(f"{setup.image}:latest"))
+            registry.put(Reference.parse(f"{setup.image}:{image_tag}"), strange)
+
+    for damage, said in (
+        (setup.empty, "the image was missing"),
+        (somebody_pushes, f"{entry.slug} pointed to sha256:"),
+    ):
+        shutil.rmtree(setup.directory / "cache")
+        damage()
+        run = setup.run(*choice)
+        assert run.exit_code == 0, run
+        (outcome,) = [one for one in run.outcomes if one["kernel"] == desktop_kernel.reference]
+        assert outcome["status"] == "published"
+        assert outcome["reason"].startswith("repaired: ")
+        assert said in outcome["reason"]
+        assert setup.tags() == tags
+        assert {one.name: one.digest for one in release.assets} == assets
+        assert not list((setup.directory / "cache" / "logs").glob("docker-*.build.log"))
 
 
 def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
