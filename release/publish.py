@@ -7,7 +7,18 @@ import lzma
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from release.attest import (
+    Origin,
+    Subject,
+    attached,
+    attest,
+    beside,
+    provenance_name,
+    sbom_name,
+)
 from release.build import Built
 from release.errors import ConfigurationError, NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
@@ -26,6 +37,7 @@ from release.reference import (
 )
 from release.registry import MALFORMED, OCI_INDEX, Document, Registry
 from release.resolve import Kernel
+from release.verify import verify_image, verify_sums
 from release.versions import ZFS_VERSION, Entry, modules_tag
 
 _XZ_PRESET = 6
@@ -40,23 +52,52 @@ def push(
 ) -> Document:
     """Pushes what was built, and moves the tag ``slug`` to it.
 
-    A kernel that upstream has for one platform gets a single manifest; one that it has for
-    several gets an index, which keeps the platforms that others pushed before.
+    The tag points to an index of the platforms' manifests, with an attestation of each; it keeps
+    the platforms that others pushed before.
 
     Returns:
-        What the tag points to: a manifest or an index.
+        The index.
     """
     for one in built:
         for digest, blob in one.layout.blobs():
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
-    if len(kernel.platforms) == 1:
-        document = built[0].layout.manifest
-    else:
-        there = published(registry, image.with_tag(slug), kernel)
-        document = index({**there, **{one.platform: one.layout.manifest for one in built}})
-    registry.put(image.with_tag(slug), document)
+    manifests = {one.platform: one.layout.manifest for one in built}
+    labels = {one.platform: one.labels for one in built}
+    document = _push_index(registry, image.with_tag(slug), kernel, manifests, labels)
     _push_modules(registry, image, slug, kernel, built)
+    return document
+
+
+def _push_index(
+    registry: Registry,
+    reference: Reference,
+    kernel: Kernel,
+    manifests: Mapping[Platform, Document],
+    labels: Mapping[Platform, Mapping[str, str]],
+) -> Document:
+    """Points a tag to manifests that are there, each with what attests it, beside those of other
+    platforms that others pushed before.
+
+    Args:
+        labels: of the manifests' images.
+    """
+    descriptors: dict[Digest, Mapping[str, Any]] = {}
+    there: dict[Platform, Document] = {}
+    if len(kernel.platforms) > 1:
+        there = published(registry, reference, kernel)
+        if there:
+            descriptors.update(attached(registry.get(reference)))
+    for platform, manifest in manifests.items():
+        origin = Origin(reference.name, platform, manifest.digest, labels[platform])
+        attestation = attest(origin)
+        for blob in attestation.blobs:
+            registry.upload(reference, bytes_digest(blob), blob)
+        registry.put(reference.at(attestation.manifest.digest), attestation.manifest)
+        descriptors[manifest.digest] = attestation.descriptor
+    document = index({**there, **manifests}, descriptors)
+    registry.put(reference, document)
+    verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
     return document
 
 
@@ -82,12 +123,8 @@ def _push_modules(
     for assembled in alone.values():
         put_assembled(registry, image, assembled)
     manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
-    reference = image.with_tag(modules_tag(slug))
-    if len(kernel.platforms) == 1:
-        (document,) = manifests.values()
-    else:
-        document = index({**published(registry, reference, kernel), **manifests})
-    registry.put(reference, document)
+    labels = {one.platform: one.labels for one in built}
+    _push_index(registry, image.with_tag(modules_tag(slug)), kernel, manifests, labels)
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:
@@ -122,9 +159,16 @@ def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
     return bool(ZFS_VERSION.fullmatch(labels.get("install-zfs.zfs-version", "")))
 
 
-def index(manifests: Mapping[Platform, Document]) -> Document:
-    """An OCI index (image-spec, "image-index.md") of the platforms' manifests."""
-    items = []
+def index(
+    manifests: Mapping[Platform, Document],
+    attestations: Mapping[Digest, Mapping[str, Any]] = MappingProxyType({}),
+) -> Document:
+    """An OCI index (image-spec, "image-index.md") of the platforms' manifests.
+
+    Args:
+        attestations: descriptors of what attests the manifests, by their digests.
+    """
+    items: list[Mapping[str, Any]] = []
     for platform, manifest in sorted(manifests.items()):
         items.append(
             {
@@ -134,6 +178,8 @@ def index(manifests: Mapping[Platform, Document]) -> Document:
                 "platform": platform_fields(platform),
             }
         )
+    # Behind all that can be run (buildkit, "attestation-storage.md").
+    items += [attestations[item["digest"]] for item in items if item["digest"] in attestations]
     content = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": items}
     raw = json.dumps(content, separators=(",", ":")).encode()
     return Document(bytes_digest(raw), OCI_INDEX, raw)
@@ -193,6 +239,16 @@ def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) ->
 # The release
 
 
+def attest_asset(image: Reference, built: Built, asset: Path) -> list[Path]:
+    """Writes the SBOM and the provenance of a release asset beside it."""
+    origin = Origin(image.name, built.platform, built.digest, built.labels)
+    files = []
+    for name, content in beside(origin, Subject(asset.name, file_digest(asset))).items():
+        files.append(asset.with_name(name))
+        files[-1].write_bytes(content)
+    return files
+
+
 def compress(tar: Path, to: Path) -> None:
     """Compresses a sideload tar as a release asset; the same tar gives the same bytes.
 
@@ -234,6 +290,8 @@ def publish_release(
         _notes(entry, kernel, image, built),
     )
     assets = _without_old(github, release, entry.slug, built, assets)
+    if not release.draft:
+        assets = _with_its_attestations(release, assets)
     wanted = {path.name: file_digest(path) for path in assets}
     others = {
         asset.name: asset.digest or bytes_digest(github.read(asset))
@@ -257,6 +315,7 @@ def publish_release(
         release = github.read_back(release)
         if release.draft:
             raise PublishError("is still a draft after it was published", on=release.url)
+    verify_sums(github, release)
     return release
 
 
@@ -287,6 +346,24 @@ def _without_old(
         elif asset.name in old and asset.state == "uploaded":
             kept.add(old[asset.name])
     return [path for path in assets if path.name not in kept]
+
+
+def _with_its_attestations(release: Release, assets: Sequence[Path]) -> Sequence[Path]:
+    """The assets to upload to a published release: its attestations stay as they are, and only a
+    release that takes more, and whose tar is the one that they are about, gets those it lacks.
+    """
+    tars = [path.name for path in assets if path.name.endswith(".tar.xz")]
+    allowed = {name for tar in tars for name in (sbom_name(tar), provenance_name(tar))}
+    kept = []
+    for path in assets:
+        if not path.name.endswith((".spdx.json", ".intoto.jsonl")):
+            kept.append(path)
+            continue
+        there = release.asset(path.name)
+        whole = there is not None and there.state == "uploaded"
+        if path.name in allowed and not whole and not release.immutable:
+            kept.append(path)
+    return kept
 
 
 def _ours(github: GitHub, tag: str) -> Release | None:

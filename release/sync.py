@@ -496,6 +496,7 @@ class Work:
         world = self.world
         assert entry.zfs
         self.report.step(entry.slug, f"build ZFS {entry.zfs} for {platform}")
+        openzfs = world.openzfs.tarball(entry.zfs)
         return world.builder.build(
             Recipe(
                 slug=entry.slug,
@@ -504,7 +505,8 @@ class Work:
                 platform=platform,
                 builder=builder,
                 zfs=entry.zfs,
-                openzfs=world.openzfs.tarball(entry.zfs),
+                openzfs=openzfs,
+                openzfs_url=world.openzfs.package_url(entry.zfs),
                 source=world.source,
                 revision=world.revision,
                 smoke=entry.smoke,
@@ -587,7 +589,7 @@ class Work:
             tar = save_tar(world, entry, one)
             asset = directory / asset_name(entry.slug, one.platform)
             publish.compress(tar, asset)
-            assets.append(asset)
+            assets += [asset, *publish.attest_asset(image, one, asset)]
         publish.publish_release(world.github, entry, kernel, image, built, assets, directory)
         names = (*entry.image_tags[1:], *map(desktop_tag, entry.desktop))
         publish.tag(world.registry, image, names, document)
