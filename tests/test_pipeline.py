@@ -121,6 +121,26 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert f"builder {builder} (label), gcc (Debian " in run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
     assert size < 10_000_000
+    for field, digests in (
+        ("SBOM", (desktop_kernel.manifest, document.digest)),
+        ("Provenance", (desktop_kernel.manifest, labels["install-zfs.builder-digest"])),
+    ):
+        command = [
+            "docker",
+            "buildx",
+            "imagetools",
+            "inspect",
+            "--format",
+            f"{{{{json .{field}}}}}",
+        ]
+        shown = subprocess.run(
+            [*command, f"{setup.image}:desktop-4.13.0"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        assert all(digest.removeprefix("sha256:") in shown for digest in digests)
 
 
 def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
