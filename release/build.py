@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from release import bounded, child, seed, symbols
+from release.attest import TARBALL_LABEL
 from release.errors import BuildError, LackingError, UnbuildableError
 from release.http import redact, without_secrets
 from release.kernel import (
@@ -96,6 +97,8 @@ class Recipe:
     """The URL of the project that builds this, for the image's label."""
     revision: str
     """The project's commit, for the image's label."""
+    openzfs_url: str = ""
+    """The package URL of the tarball, its digest in it, for the image's label."""
     smoke: str = ""
     """How it is tested, where not by booting the kernel: the entry's word, for the label."""
     headers: Reference | None = None
@@ -322,6 +325,8 @@ class Builder:
             labels["install-zfs.kernel-build-id"] = facts.build_id
         if recipe.smoke:
             labels[SMOKE_LABEL] = recipe.smoke
+        if recipe.openzfs_url:
+            labels[TARBALL_LABEL] = recipe.openzfs_url
         headers = []
         if recipe.headers:
             labels["install-zfs.headers-image"] = str(recipe.headers)

@@ -19,7 +19,7 @@ from release import bounded
 from release.errors import PublishError
 from release.http import bytes_digest, file_digest
 from release.reference import Digest, Reference, parse_digest
-from release.registry import MALFORMED, MANIFESTS, OCI_INDEX, Document, labels_of
+from release.registry import INDEXES, MALFORMED, MANIFESTS, OCI_INDEX, Document, labels_of
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,32 @@ class Layout:
 
     @property
     def manifest(self) -> Document:
-        """The layout's one image manifest.
+        """The layout's one image manifest, also where it is in an index, as an engine saves it.
 
         Raises:
             PublishError: the layout does not hold exactly one image.
         """
         index = json.loads((self.path / "index.json").read_bytes())
         # A saved image is there once for each of its names.
-        manifests = {
-            item["digest"]: item["mediaType"]
-            for item in index["manifests"]
-            if item["mediaType"] in MANIFESTS
-        }
+        manifests = {item["digest"]: item["mediaType"] for item in self._images(index)}
         if len(manifests) != 1:
             raise PublishError("does not hold exactly one image", on=str(self.path))
         ((name, media_type),) = manifests.items()
         digest = parse_digest(name)
         return Document(digest, media_type, self.read(digest))
+
+    def _images(self, index: Any) -> Iterator[Any]:
+        """The descriptors of the images in an index that are here; attestations are none."""
+        for item in index["manifests"]:
+            if (item.get("platform") or {}).get("os") == "unknown":
+                continue
+            if item["mediaType"] in INDEXES:
+                inner = json.loads(self.read(parse_digest(item["digest"])))
+                for image in self._images(inner):
+                    if self.blob(parse_digest(image["digest"])).is_file():
+                        yield image
+            elif item["mediaType"] in MANIFESTS:
+                yield item
 
     def read(self, digest: Digest) -> bytes:
         """A blob's content, checked against its digest."""

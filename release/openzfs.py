@@ -192,6 +192,12 @@ class OpenZFS:
             self.tarballs.record(version, digest, on)
             return directory
 
+    def package_url(self, version: str) -> str:
+        """The package URL (package-url/purl-spec) of a tarball, with its recorded digest."""
+        digest = self.tarballs.known(version)
+        checksum = f"?checksum={digest}" if digest else ""
+        return f"pkg:github/{self._github.repository}@zfs-{version}{checksum}"
+
     def _release(self, version: str) -> Release:
         try:
             release = self._github.release(f"zfs-{version}")

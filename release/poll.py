@@ -103,13 +103,22 @@ class _Budget:
         """Raises:
         UpstreamError: no request is left.
         """
-        if self._http.requests.total() - self._before >= self.limit:
-            raise UpstreamError(
-                f"the budget of {self.limit} requests is used up",
-                on=str(on),
-                hint="run again: it goes on where this run stopped; or raise request_budget in "
-                "versions.yaml",
-            )
+        if not self.left:
+            raise self.refusal(on)
+
+    @property
+    def left(self) -> int:
+        """How many requests are left."""
+        return max(0, self.limit - (self._http.requests.total() - self._before))
+
+    def refusal(self, on: object) -> UpstreamError:
+        """What is said of something that no request is left for."""
+        return UpstreamError(
+            f"the budget of {self.limit} requests is used up",
+            on=str(on),
+            hint="run again: it goes on where this run stopped; or raise request_budget in "
+            "versions.yaml",
+        )
 
 
 @dataclass(frozen=True)
@@ -262,14 +271,19 @@ class _Reader:
         ]
         if not unknown:
             return _Read(tags)
+        # A list may be any long: what there are no requests for is not even begun.
+        left = self.budget.left
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
             looked_up = dict(
                 zip(
-                    (tag.image_tag for tag in unknown),
-                    pool.map(self._look_up, unknown),
+                    (tag.image_tag for tag in unknown[:left]),
+                    pool.map(self._look_up, unknown[:left]),
                     strict=True,
                 )
             )
+        for tag in unknown[left:]:
+            image = self.source.repository.with_tag(tag.image_tag)
+            looked_up[tag.image_tag] = self.budget.refusal(image)
         failures = [found for found in looked_up.values() if isinstance(found, ReleaseError)]
         return _Read(
             tuple(

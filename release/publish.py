@@ -8,7 +8,18 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from release.attest import (
+    Origin,
+    Subject,
+    attached,
+    attest,
+    beside,
+    provenance_name,
+    sbom_name,
+)
 from release.build import Built
 from release.errors import ConfigurationError, NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
@@ -36,6 +47,7 @@ from release.reference import (
 )
 from release.registry import MALFORMED, OCI_INDEX, Document, Registry
 from release.resolve import Kernel
+from release.verify import verify_image, verify_sums
 from release.versions import ZFS_VERSION, Entry, modules_tag
 
 _XZ_PRESET = 6
@@ -55,31 +67,36 @@ def push(
 ) -> Pushed:
     """Pushes what was built, and moves the tag ``slug`` to it.
 
-    A kernel that upstream has for one platform gets a single manifest; one that it has for
-    several gets an index, which keeps the platforms that others pushed before.
+    The tag points to an index of the platforms' manifests, with an attestation of each; it keeps
+    the platforms that others pushed before.
 
     Args:
         receipt: what was published before: where all of it was brought back, its index is as
             good as ever.
+
+    Raises:
+        PublishError: a tag reads back differently.
     """
     for one in built:
         for digest, blob in one.layout.blobs():
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
+    manifests = {one.platform: one.layout.manifest for one in built}
+    labels = {one.platform: one.labels for one in built}
+    reference = image.with_tag(slug)
     document = _before(registry, image, receipt, built)
-    if document is None and len(kernel.platforms) == 1:
-        document = built[0].layout.manifest
-    elif document is None:
-        there = published(registry, image.with_tag(slug), kernel)
-        document = index({**there, **{one.platform: one.layout.manifest for one in built}})
-    registry.put(image.with_tag(slug), document)
+    if document:
+        registry.put(reference, document)
+        verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
+    else:
+        document = _push_index(registry, reference, kernel, manifests, labels)
     return Pushed(document, _push_modules(registry, image, slug, kernel, built))
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a kernel's tags point to: manifests or indexes. ``modules`` is None where the image
-    has no userland that it could be without.
+    """The indexes that a kernel's tags point to. ``modules`` is None where the image has no
+    userland that it could be without.
     """
 
     image: Document
@@ -89,16 +106,51 @@ class Pushed:
 def _before(
     registry: Registry, image: Reference, receipt: Receipt | None, built: Iterable[Built]
 ) -> Document | None:
-    """The index or manifest that a receipt names, where all that it holds is there again."""
+    """The index that a receipt names, where all that it holds is there again."""
     pushed = {one.platform: one.digest for one in built}
     if not receipt or pushed != {
         platform: part.manifest for platform, part in receipt.platforms.items()
     }:
         return None
     try:
-        return registry.get(image.at(receipt.image))
+        document = registry.get(image.at(receipt.image))
     except NotFoundError:
         return None
+    attestations = attached(document).values()
+    held = (image.at(parse_digest(one["digest"])) for one in attestations)
+    return document if all(registry.head(one) for one in held) else None
+
+
+def _push_index(
+    registry: Registry,
+    reference: Reference,
+    kernel: Kernel,
+    manifests: Mapping[Platform, Document],
+    labels: Mapping[Platform, Mapping[str, str]],
+) -> Document:
+    """Points a tag to manifests that are there, each with what attests it, beside those of other
+    platforms that others pushed before.
+
+    Args:
+        labels: of the manifests' images.
+    """
+    descriptors: dict[Digest, Mapping[str, Any]] = {}
+    there: dict[Platform, Document] = {}
+    if len(kernel.platforms) > 1:
+        there = published(registry, reference, kernel)
+        if there:
+            descriptors.update(attached(registry.get(reference)))
+    for platform, manifest in manifests.items():
+        origin = Origin(reference.name, platform, manifest.digest, labels[platform])
+        attestation = attest(origin)
+        for blob in attestation.blobs:
+            registry.upload(reference, bytes_digest(blob), blob)
+        registry.put(reference.at(attestation.manifest.digest), attestation.manifest)
+        descriptors[manifest.digest] = attestation.descriptor
+    document = index({**there, **manifests}, descriptors)
+    registry.put(reference, document)
+    verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
+    return document
 
 
 def modules_alone(built: Built) -> Assembled | None:
@@ -123,13 +175,8 @@ def _push_modules(
     for assembled in alone.values():
         put_assembled(registry, image, assembled)
     manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
-    reference = image.with_tag(modules_tag(slug))
-    if len(kernel.platforms) == 1:
-        (document,) = manifests.values()
-    else:
-        document = index({**published(registry, reference, kernel), **manifests})
-    registry.put(reference, document)
-    return document
+    labels = {one.platform: one.labels for one in built}
+    return _push_index(registry, image.with_tag(modules_tag(slug)), kernel, manifests, labels)
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:
@@ -164,9 +211,16 @@ def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
     return bool(ZFS_VERSION.fullmatch(labels.get("install-zfs.zfs-version", "")))
 
 
-def index(manifests: Mapping[Platform, Document]) -> Document:
-    """An OCI index (image-spec, "image-index.md") of the platforms' manifests."""
-    items = []
+def index(
+    manifests: Mapping[Platform, Document],
+    attestations: Mapping[Digest, Mapping[str, Any]] = MappingProxyType({}),
+) -> Document:
+    """An OCI index (image-spec, "image-index.md") of the platforms' manifests.
+
+    Args:
+        attestations: descriptors of what attests the manifests, by their digests.
+    """
+    items: list[Mapping[str, Any]] = []
     for platform, manifest in sorted(manifests.items()):
         items.append(
             {
@@ -176,6 +230,8 @@ def index(manifests: Mapping[Platform, Document]) -> Document:
                 "platform": platform_fields(platform),
             }
         )
+    # Behind all that can be run (buildkit, "attestation-storage.md").
+    items += [attestations[item["digest"]] for item in items if item["digest"] in attestations]
     content = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": items}
     raw = json.dumps(content, separators=(",", ":")).encode()
     return Document(bytes_digest(raw), OCI_INDEX, raw)
@@ -235,6 +291,16 @@ def fetch(registry: Registry, image: Reference, manifest: Document, to: Path) ->
 # The release
 
 
+def attest_asset(image: Reference, built: Built, asset: Path) -> list[Path]:
+    """Writes the SBOM and the provenance of a release asset beside it."""
+    origin = Origin(image.name, built.platform, built.digest, built.labels)
+    files = []
+    for name, content in beside(origin, Subject(asset.name, file_digest(asset))).items():
+        files.append(asset.with_name(name))
+        files[-1].write_bytes(content)
+    return files
+
+
 def compress(tar: Path, to: Path) -> None:
     """Compresses a sideload tar as a release asset; the same tar gives the same bytes.
 
@@ -282,6 +348,8 @@ def publish_release(
     if release:
         before = before or Receipt.find(release.body)
         assets = _without_old(github, release, entry.slug, built, assets)
+        if not release.draft:
+            assets = _with_its_attestations(release, assets, before)
     files = {**_kept(github, release, before), **{path.name: _file(path) for path in assets}}
     sums = _write_sums(directory, files)
     receipt = Receipt(
@@ -309,7 +377,10 @@ def publish_release(
         _compare(github, release, path)
     if release.body.replace("\r\n", "\n").strip() != notes.strip():
         github.describe(release, notes)
-    return _publish(github, release, receipt, image) if release.draft else release
+    if release.draft:
+        release = _publish(github, release, receipt, image)
+    verify_sums(github, release)
+    return release
 
 
 def _publish(github: GitHub, release: Release, receipt: Receipt, image: Reference) -> Release:
@@ -326,12 +397,17 @@ def _publish(github: GitHub, release: Release, receipt: Receipt, image: Referenc
 
 
 def stands(release: Release | None, receipt: Receipt | None, slug: str, built: Built) -> bool:
-    """Whether a release has the sideload tar of just this image, as it was published."""
+    """Whether a release has the sideload tar of just this image and what attests it, as they were
+    published.
+    """
     part = receipt.platforms.get(built.platform) if receipt else None
     if not release or not receipt or not part or part.manifest != built.digest:
         return False
-    name = asset_name(slug, built.platform)
-    return name in receipt.files and receipt.files[name].is_in(release.asset(name))
+    tar = asset_name(slug, built.platform)
+    return all(
+        name in receipt.files and receipt.files[name].is_in(release.asset(name))
+        for name in (tar, sbom_name(tar), provenance_name(tar))
+    )
 
 
 def _file(path: Path) -> File:
@@ -423,6 +499,28 @@ def _without_old(
         elif asset.name in old and asset.state == "uploaded":
             kept.add(old[asset.name])
     return [path for path in assets if path.name not in kept]
+
+
+def _with_its_attestations(
+    release: Release, assets: Sequence[Path], before: Receipt | None
+) -> Sequence[Path]:
+    """The assets to upload to a published release: its attestations stay as they are. Those that
+    it lost are brought back, and a release that takes more, and whose tar is the one that they are
+    about, gets those that it never had.
+    """
+    tars = [path.name for path in assets if path.name.endswith(".tar.xz")]
+    allowed = {name for tar in tars for name in (sbom_name(tar), provenance_name(tar))}
+    kept = []
+    for path in assets:
+        if not path.name.endswith((".spdx.json", ".intoto.jsonl")):
+            kept.append(path)
+            continue
+        there = release.asset(path.name)
+        listed = before.files.get(path.name) if before else None
+        whole = listed.is_in(there) if listed else there is not None and there.state == "uploaded"
+        if path.name in allowed and not whole and (listed or not release.immutable):
+            kept.append(path)
+    return kept
 
 
 def _ours(github: GitHub, tag: str) -> Release | None:

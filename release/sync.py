@@ -774,6 +774,7 @@ class Work:
         world = self.world
         assert entry.zfs
         self.report.step(entry.slug, f"build ZFS {entry.zfs} for {platform}")
+        openzfs = world.openzfs.tarball(entry.zfs)
         return world.builder.build(
             Recipe(
                 slug=entry.slug,
@@ -782,7 +783,8 @@ class Work:
                 platform=platform,
                 builder=builder,
                 zfs=entry.zfs,
-                openzfs=world.openzfs.tarball(entry.zfs),
+                openzfs=openzfs,
+                openzfs_url=world.openzfs.package_url(entry.zfs),
                 source=world.source,
                 revision=world.revision,
                 smoke=entry.smoke,
@@ -868,15 +870,14 @@ class Work:
             tar = save_tar(world, entry, one)
             asset = directory / asset_name(entry.slug, one.platform)
             publish.compress(tar, asset)
-            assets.append(asset)
+            assets += [asset, *publish.attest_asset(image, one, asset)]
         release = publish.publish_release(
             world.github, entry, image, built, pushed, assets, directory, receipt
         )
         publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
         # Who types desktop-X may be on any platform that this run is for.
         wanted = set(entry.platforms) & world.platforms
-        held = world.registry.platforms(image, pushed.image) if pushed.image.is_index else wanted
-        if wanted <= set(held):
+        if wanted <= set(world.registry.platforms(image, pushed.image)):
             publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)

@@ -59,6 +59,11 @@ class Tarballs:
                 f"{self.path.name}, and run again",
             )
 
+    def known(self, version: str) -> Digest | None:
+        """The digest that is recorded."""
+        with self._lock:
+            return self._known.get(version)
+
     def record(self, version: str, digest: Digest, on: str) -> None:
         """Writes down a digest that is not known yet. Every byte above stays.
 

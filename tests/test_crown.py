@@ -17,30 +17,32 @@ from tests.lab.world import LabKernel
 pytestmark = pytest.mark.lab
 
 # Spread over the effects of one kernel: 1 and 2 are the preflight's (an upload opened and
-# cancelled), 3 to 10 the blobs, 11 and 12 the manifest and its tag, 13 to 16 the configuration, the
-# manifest and the tag of the modules alone, 17 the draft, 18 and 19 its assets, 20 its publication,
-# 21 the tag for the Desktop version; then `latest`: 22 to 25 its blobs, 26 its manifest, 27 and 28
-# the blob of its record, 29 the record, 30 the tag. "before" is killed without the effect, "after"
-# with it.
+# cancelled), 3 to 10 the blobs, 11 the manifest, 12 to 17 the blobs of its attestation, 18 and 19
+# the attestation and the tag; 20 to 22 the configuration and the manifest of the modules alone, 23
+# to 30 its attestation and its tag; 31 the draft, 32 to 35 its assets, 36 its publication, 37 the
+# tag for the Desktop version; then `latest`: 38 to 41 its blobs, 42 its manifest, 43 and 44 the
+# blob of its record, 45 the record, 46 the tag. "before" is killed without the effect, "after" with
+# it.
 POINTS: tuple[tuple[int, Literal["before", "after"]], ...] = (
     (1, "after"),
     (6, "before"),
     (10, "after"),
     (11, "after"),
-    (12, "after"),
-    (14, "after"),
-    (16, "after"),
     (17, "after"),
-    (19, "after"),
-    (20, "before"),
-    (20, "after"),
-    (21, "after"),
-    (26, "before"),
-    (29, "after"),
-    (30, "before"),
+    (19, "before"),
+    (22, "after"),
     (30, "after"),
+    (31, "after"),
+    (33, "after"),
+    (36, "before"),
+    (36, "after"),
+    (37, "after"),
+    (42, "before"),
+    (45, "after"),
+    (46, "before"),
+    (46, "after"),
 )
-LAST = 30
+LAST = 46
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,9 @@ def test_latest_loads_on_each_kernel_its_own_modules(
     registry = Registry(Http(), {})
     tested = set()
     for entry in setup.load().kernels:
-        document = registry.get(Reference.parse(f"{setup.image}:{entry.slug}"))
+        document = registry.get(
+            Reference.parse(setup.image).at(parse_digest(setup.manifest(entry.slug)))
+        )
         tested |= {item["digest"] for item in document.content["layers"]}
     layers = [item["digest"] for item in layout.manifest.content["layers"]]
     assert set(layers[:-1]) <= tested

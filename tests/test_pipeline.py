@@ -18,7 +18,7 @@ import requests
 from semver import Version
 
 from release.http import Http
-from release.reference import Reference
+from release.reference import Reference, parse_digest
 from release.registry import Registry
 from release.versions import modules_tag
 from tests.lab.hub import Image
@@ -64,14 +64,15 @@ def test_new_tags_are_published_and_a_second_run_does_nothing(
             "2.1.11",
         )
         outcome = next(one for one in first.outcomes if one["kernel"] == kernel.reference)
-        assert outcome["digest"] == tags[entry.slug]
+        assert outcome["digest"] == setup.manifest(entry.slug)
         assert outcome["image"] == f"{setup.image}:{entry.slug}"
         (release,) = [
             one for one in setup.releases.releases if one.tag_name == outcome["github_release"]
         ]
         assert not release.draft
         asset = f"zfs-{entry.slug}-amd64.tar.xz"
-        assert {one.name for one in release.assets} == {asset, "SHA256SUMS"}
+        beside = {f"zfs-{entry.slug}-amd64.{kind}" for kind in ("spdx.json", "intoto.jsonl")}
+        assert {one.name for one in release.assets} == {asset, *beside, "SHA256SUMS"}
     assert tags["desktop-4.13.0"] == tags[entries[desktop_kernel.reference].slug]
     # What people wrote is as it was; facts were added behind it.
     assert setup.path.read_text().startswith(top)
@@ -140,7 +141,7 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert run.exit_code == 0, run
     registry = Registry(Http(), {})
     reference = Reference.parse(f"{setup.image}:desktop-4.13.0")
-    document = registry.get(reference)
+    document = registry.get(reference.at(parse_digest(setup.manifest("desktop-4.13.0"))))
     labels = registry.labels(reference, document.digest)
     assert labels["install-zfs.kernel-image"] == desktop_kernel.reference
     assert labels["install-zfs.kernel-digest"] == desktop_kernel.manifest
@@ -157,6 +158,26 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert f"builder {builder} (label), gcc (Debian " in run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
     assert size < 10_000_000
+    for field, digests in (
+        ("SBOM", (desktop_kernel.manifest, document.digest)),
+        ("Provenance", (desktop_kernel.manifest, labels["install-zfs.builder-digest"])),
+    ):
+        command = [
+            "docker",
+            "buildx",
+            "imagetools",
+            "inspect",
+            "--format",
+            f"{{{{json .{field}}}}}",
+        ]
+        shown = subprocess.run(
+            [*command, f"{setup.image}:desktop-4.13.0"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        assert all(digest.removeprefix("sha256:") in shown for digest in digests)
 
 
 def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
@@ -178,7 +199,8 @@ def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
     second = "docker-for-desktop-kernel-desktop-4.13.0"
     tags = setup.tags()
     assert tags.keys() == {entry.slug, modules_tag(entry.slug), second, "latest"}
-    assert tags[entry.slug] == tags[second] == outcome["digest"]
+    assert tags[entry.slug] == tags[second]
+    assert setup.manifest(second) == outcome["digest"]
     assert [one["status"] for one in setup.run("sync").outcomes] == ["unchanged"]
 
 
@@ -277,8 +299,11 @@ def test_the_sideload_tar_loads(two_kernels: Setup, desktop_kernel: LabKernel) -
     (release,) = setup.releases.releases
     assets = {asset.name: _bytes(asset.content) for asset in release.assets}
     sums = assets.pop("SHA256SUMS").decode()
-    ((name, content),) = assets.items()
-    assert sums == f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+    assert sums == "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+        for name, content in sorted(assets.items())
+    )
+    (content,) = (content for name, content in assets.items() if name.endswith(".tar.xz"))
 
     client = docker.from_env()
     entry = setup.load().kernels[0]

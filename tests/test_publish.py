@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from release import publish
+from release.attest import provenance_name, sbom_name
 from release.build import Built
 from release.github import GitHub, Release
-from release.http import Http
+from release.http import Http, bytes_digest
 from release.layout import Layout
 from release.plan import SUMS, asset_name, git_tag, old_asset_name
 from release.publish import Pushed
@@ -46,8 +48,9 @@ def server() -> Iterator[Server]:
         assert server.violations == []
 
 
-def publish_release(server: Server, directory: Path) -> Release:
+def publish_release(server: Server, directory: Path, *, attested: bool = False) -> Release:
     labels = dict.fromkeys(("install-zfs.kernel-release", "install-zfs.kernel-banner"), "x")
+    labels["install-zfs.kernel-image"] = labels["install-zfs.builder-image"] = "linuxkit/x:1"
     built = [OneImage(AMD64, Layout(directory), MappingProxyType(labels), directory)]
     pushed = Pushed(Document(DIGEST, OCI_MANIFEST, b"{}"), None)
     tar = directory / "a.tar"
@@ -56,6 +59,8 @@ def publish_release(server: Server, directory: Path) -> Release:
     client = GitHub(Http(), server.url, "me/zfs", "writer")
     assets = [directory / NEW]
     image = Reference.parse("me/zfs")
+    if attested:
+        assets += publish.attest_asset(image, built[0], assets[0])
     return publish.publish_release(client, ENTRY, image, built, pushed, assets, directory)
 
 
@@ -78,4 +83,46 @@ def test_a_published_release_keeps_the_assets_that_it_has(server: Server, tmp_pa
     (repository,) = (one for one in server.repositories.values() if one.name == "zfs")
     repository.add_release(git_tag(ENTRY.slug, "2.1.5"), {OLD: b"zstd", SUMS: sums.encode()})
     release = publish_release(server, tmp_path)
+    assert {asset.name for asset in release.assets} == {OLD, SUMS}
+
+
+ATTESTATIONS = {sbom_name(NEW), provenance_name(NEW)}
+
+
+def test_a_new_release_is_attested_and_its_sums_list_that(server: Server, tmp_path: Path) -> None:
+    release = publish_release(server, tmp_path, attested=True)
+    assert {asset.name for asset in release.assets} == {NEW, SUMS, *ATTESTATIONS}
+    listed = (tmp_path / SUMS).read_text().splitlines()
+    assert {line.split("  ")[1] for line in listed} == {NEW, *ATTESTATIONS}
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+def test_a_published_release_gets_what_attests_it_where_it_takes_more(
+    server: Server, tmp_path: Path, immutable: bool
+) -> None:
+    before = publish_release(server, tmp_path)
+    (repository,) = (one for one in server.repositories.values() if one.name == "zfs")
+    repository.releases[0].immutable = immutable
+    after = publish_release(server, tmp_path, attested=True)
+    added = {asset.name for asset in after.assets} - {asset.name for asset in before.assets}
+    assert added == (set() if immutable else ATTESTATIONS)
+    assert after.id == before.id
+
+
+def test_what_attests_a_published_release_stays_as_it_is(server: Server, tmp_path: Path) -> None:
+    publish_release(server, tmp_path, attested=True)
+    (repository,) = (one for one in server.repositories.values() if one.name == "zfs")
+    mine = b"from an earlier version of the pipeline"
+    repository.releases[0].put_asset(sbom_name(NEW), mine)
+    release = publish_release(server, tmp_path, attested=True)
+    asset = release.asset(sbom_name(NEW))
+    assert asset
+    assert asset.digest == bytes_digest(mine)
+
+
+def test_a_tar_under_its_old_name_is_not_said_to_be_another(server: Server, tmp_path: Path) -> None:
+    sums = f"{hashlib.sha256(b'zstd').hexdigest()}  {OLD}\n"
+    (repository,) = (one for one in server.repositories.values() if one.name == "zfs")
+    repository.add_release(git_tag(ENTRY.slug, "2.1.5"), {OLD: b"zstd", SUMS: sums.encode()})
+    release = publish_release(server, tmp_path, attested=True)
     assert {asset.name for asset in release.assets} == {OLD, SUMS}

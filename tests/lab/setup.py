@@ -153,12 +153,23 @@ class Setup:
             for name in names
         }
 
+    def manifest(self, tag: str) -> str:
+        """The digest of the one manifest that can be run behind a tag."""
+        url = f"http://{self.registry_host}/v2/{self.repository}/manifests/{tag}"
+        index = requests.get(url, headers=ACCEPT, timeout=30).json()
+        (digest,) = (
+            one["digest"] for one in index["manifests"] if one["platform"]["os"] != "unknown"
+        )
+        return str(digest)
+
     def empty(self) -> None:
         """Removes every module image from the registry, and every blob that one ever had."""
         root = f"http://{self.registry_host}/v2/{self.repository}"
-        for digest in set(self.tags().values()):
-            manifest = requests.get(f"{root}/manifests/{digest}", headers=ACCEPT, timeout=30)
-            for blob in (manifest.json()["config"], *manifest.json()["layers"]):
+        digests = list(set(self.tags().values()))
+        for digest in digests:
+            found = requests.get(f"{root}/manifests/{digest}", headers=ACCEPT, timeout=30).json()
+            digests += [one["digest"] for one in found.get("manifests", ())]
+            for blob in (*filter(None, [found.get("config")]), *found.get("layers", ())):
                 self._blobs.add(blob["digest"])
             requests.delete(f"{root}/manifests/{digest}", timeout=30)
         for blob in self._blobs:
