@@ -205,7 +205,8 @@ def _is_ours(labels: Mapping[str, str], manifest: Digest) -> bool:
         return False
     # They become a git tag and names of files, so that anything else than these is nobody's of us.
     try:
-        Reference.parse(labels.get("install-zfs.builder-image", ""))
+        for name in ("install-zfs.builder-image", "install-zfs.kernel-image"):
+            Reference.parse(labels.get(name, ""))
     except ConfigurationError:
         return False
     return bool(ZFS_VERSION.fullmatch(labels.get("install-zfs.zfs-version", "")))

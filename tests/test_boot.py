@@ -17,7 +17,7 @@ from release.errors import PreflightError, SmokeError
 
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 
-Start = Callable[[Emulator], Boot]
+Start = Callable[..., Boot]
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def emulator(tmp_path: Path) -> Emulator:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Start:
-    return lambda emulator: emulator.boot(
+    return lambda emulator, seconds=1.0: emulator.boot(
         tmp_path / "kernel",
         tmp_path / "initramfs",
         architecture=ARCHITECTURE,
         memory_mib=64,
-        timeout_seconds=1.0,
+        timeout_seconds=seconds,
         log=tmp_path / "serial.log",
     )
 
@@ -131,7 +131,7 @@ def test_an_interrupt_ends_the_guest(
     timer = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        start(Emulator(kvm=tmp_path / "missing"))
+        start(Emulator(kvm=tmp_path / "missing"), 60.0)
     timer.join()
     assert not _is_running(tmp_path / "pid")
 

@@ -113,6 +113,7 @@ def test_what_attests_a_published_release_stays_as_it_is(server: Server, tmp_pat
     publish_release(server, tmp_path, attested=True)
     (repository,) = (one for one in server.repositories.values() if one.name == "zfs")
     mine = b"from an earlier version of the pipeline"
+    repository.releases[0].body = "which left no receipt"
     repository.releases[0].put_asset(sbom_name(NEW), mine)
     release = publish_release(server, tmp_path, attested=True)
     asset = release.asset(sbom_name(NEW))

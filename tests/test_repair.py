@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from release.drift import LOOKS
+from release.receipt import Receipt
 from tests.lab.github import Release
 from tests.lab.module_images import AMD64, ARM64
 from tests.lab.server import Response
@@ -171,7 +172,9 @@ def assert_idle(setup: Recorded) -> None:
 
 
 def test_what_is_nowhere_any_more_is_built_again_and_is_a_new_image(setup: Recorded) -> None:
-    before = setup.tags()
+    before, receipt = setup.tags(), Receipt.find(release(setup).body or "")
+    assert receipt
+    was = receipt.platforms[AMD64].manifest
     lose_all_images(setup)
     lose_asset(setup)
     setup.change_builds("another engine")
@@ -180,10 +183,10 @@ def test_what_is_nowhere_any_more_is_built_again_and_is_a_new_image(setup: Recor
     (outcome,) = run.outcomes
     assert outcome["status"] == "published"
     assert outcome["reason"].startswith("repaired: the image was missing")
-    assert f"{outcome['digest']} in place of {before[SLUG]}" in outcome["reason"]
+    assert f"{outcome['digest']} in place of {was}" in outcome["reason"]
     after = setup.tags()
     assert after.keys() == before.keys()
-    assert after[SLUG] == after["desktop-4.13.0"] == outcome["digest"] != before[SLUG]
+    assert after[SLUG] == after["desktop-4.13.0"] != before[SLUG]
     tags = [one.path.rpartition("/")[2] for one in setup.registry.requests if one.method == "PUT"]
     names = [name for name in tags if name in after and name != "latest"]
     assert names[-1] == "desktop-4.13.0"
@@ -335,11 +338,8 @@ def both(tmp_path: Path) -> Iterator[Recorded]:
 
 def test_a_machine_repairs_the_image_of_another_platform_too(both: Recorded) -> None:
     before, builds = both.tags(), both.builds
-    assert sorted(one.name for one in release(both).assets) == [
-        "SHA256SUMS",
-        f"zfs-{SLUG}-amd64.tar.xz",
-        f"zfs-{SLUG}-arm64.tar.xz",
-    ]
+    names = {one.name for one in release(both).assets}
+    assert names >= {f"zfs-{SLUG}-{arch}.tar.xz" for arch in ("amd64", "arm64")}
     body = release(both).body or ""
     assert "Kernel banner (amd64)" in body
     assert "Kernel banner (arm64)" in body

@@ -310,6 +310,7 @@ class Shop:
             "install-zfs.builder-image": self.builder,
             "install-zfs.kernel-banner": "Linux version 5.4.39-linuxkit",
             "install-zfs.kernel-digest": kernel,
+            "install-zfs.kernel-image": f"linuxkit/kernel:{SLUG.rpartition('-')[2]}",
             "install-zfs.kernel-release": "5.4.39-linuxkit",
             "install-zfs.zfs-version": ZFS,
         }

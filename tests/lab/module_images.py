@@ -71,6 +71,7 @@ def labels(one: Entry, platform: Platform) -> dict[str, str]:
         "org.opencontainers.image.version": one.zfs or "",
         "install-zfs.builder-image": "linuxkit/alpine:1",
         "install-zfs.kernel-digest": one.platforms[platform],
+        "install-zfs.kernel-image": str(one.image),
         "install-zfs.kernel-release": f"{version}-linuxkit",
         "install-zfs.kernel-banner": f"Linux version {version}-linuxkit (me@{platform}) #1 SMP",
         "install-zfs.zfs-version": one.zfs or "",
