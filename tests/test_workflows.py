@@ -347,7 +347,11 @@ class Shop:
 
 
 NAMES = ("NAME", "EMAIL")
-ASSETS = {f"zfs-{SLUG}-{arch}.tar.xz" for arch in ("amd64", "arm64")} | {"SHA256SUMS"}
+SUFFIXES = (".tar.xz", ".spdx.json", ".intoto.jsonl")
+AMD64_ASSETS, ARM64_ASSETS = (
+    {f"zfs-{SLUG}-{arch}{suffix}" for suffix in SUFFIXES} for arch in ("amd64", "arm64")
+)
+ASSETS = AMD64_ASSETS | ARM64_ASSETS | {"SHA256SUMS"}
 
 
 @pytest.fixture
@@ -388,7 +392,7 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.tags == {SLUG, "desktop-4.13.0"}
     _, content = shop.desk.registry.manifests["me/zfs"][SLUG]
     platforms = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
-    assert platforms == {"amd64", "arm64"}
+    assert platforms == {"amd64", "arm64", "unknown"}, "unknown are the attestations"
     assert shop.assets == ASSETS
     assert shop.commits == ["Record what is published", "by hand"]
     assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
@@ -419,7 +423,7 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
         assert published.result == "failure"
         # Who types desktop-X may have either machine.
         assert shop.tags == {SLUG}
-        assert shop.assets == ASSETS - {f"zfs-{SLUG}-arm64.tar.xz"}
+        assert shop.assets == ASSETS - ARM64_ASSETS
         assert shop.issues == [f"{shop.image} could not be built, tested or published"]
         attempts = json.loads(shop.file("state.json"))["attempts"][SLUG]
         assert {platform: one["times"] for platform, one in attempts.items()} == {
@@ -481,7 +485,7 @@ def test_a_kernel_image_that_lacks_something_is_left_out(shop: Shop) -> None:
     shop.deliver(run, ARM64, error=lack, lacking=True)
     assert shop.finish(run).result == "success"
     # For the other platform it has everything.
-    assert shop.assets == ASSETS - {f"zfs-{SLUG}-arm64.tar.xz"}
+    assert shop.assets == ASSETS - ARM64_ASSETS
     assert "skip:" not in shop.file("versions.yaml")
 
 
@@ -547,7 +551,7 @@ def test_a_build_that_fails_hands_over_why(shop: Shop, engine: dict[str, str]) -
     assert attempt["inputs"]["kernel"] == shop.kernels[native_platform()]
     assert attempt["inputs"]["zfs"] == ZFS
     # The other platform is out, and the issue names the one that is not.
-    assert len(shop.assets) == 2
+    assert shop.assets == ASSETS - AMD64_ASSETS
     (issue,) = shop.desk.releases.issues
     assert f"    {native_platform()}: " in issue.body
     assert "the build failed" in issue.body
