@@ -1,5 +1,6 @@
 #!/bin/sh
-# Compiles the commands zfs and zpool, and puts the libraries that they need beside them.
+# Compiles the commands zfs and zpool, and puts the libraries that they need beside them; and beside
+# those the program through which busybox's wget speaks TLS, which shares the largest of them.
 # usage: userland.sh ZFS_VERSION TARBALL DIRECTORY
 # Leaves them in DIRECTORY/userland/ZFS_VERSION, which is at /userland/ZFS_VERSION in the image.
 set -eu
@@ -8,8 +9,8 @@ root=$3
 place=/userland/$version
 
 sh "$(dirname "$0")/packages.sh" \
-    "libtirpc-dev openssl-dev pkgconf util-linux-dev zlib-dev" \
-    "libblkid-dev libssl-dev libtirpc-dev pkg-config uuid-dev zlib1g-dev"
+    "libtirpc-dev openssl openssl-dev pkgconf util-linux-dev zlib-dev" \
+    "libblkid-dev libssl-dev libtirpc-dev openssl pkg-config uuid-dev zlib1g-dev"
 
 mkdir -p /userland-of-zfs "$root$place/lib"
 tar -xzf "$2" -C /userland-of-zfs --strip-components=1
@@ -54,9 +55,20 @@ else
 fi
 strip "$root$place/zfs" "$root$place/zpool"
 cp "$interpreter" "$root$place/lib/"
-for command in zfs zpool; do
+# What busybox speaks itself is refused by servers of today. Which of the two it runs is its builder's
+# choice; both look for their interpreter where the image has none.
+for command in openssl ssl_client; do
+    program=$(command -v "$command") || continue
+    cp "$program" "$root$place/lib/$command"
+    cat >"$root$place/$command" <<WRAPPER
+#!/bin/busybox sh
+exec $place/lib/${interpreter##*/} --library-path $place/lib $place/lib/$command "\$@"
+WRAPPER
+    chmod 755 "$root$place/$command"
+done
+for program in "$root$place/zfs" "$root$place/zpool" "$root$place"/lib/*; do
     # Not ldd: it runs the command, whose interpreter is not there before it is in the image.
-    "$interpreter" --list "$root$place/$command"
+    "$interpreter" --list "$program"
 done | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p' |
     sort -u | while read -r library; do cp -L "$library" "$root$place/lib/"; done
 

@@ -55,7 +55,7 @@ def test_a_captured_kernel_is_published_like_any_other(
     assert (outcome["kernel"], outcome["status"]) == (str(image), "published")
     (entry,) = setup.load().kernels
     labels = Registry(Http(), {}).labels(
-        Reference.parse(setup.image), parse_digest(setup.tags()[entry.slug])
+        Reference.parse(setup.image), parse_digest(setup.manifest(entry.slug))
     )
     assert labels["install-zfs.kernel-banner"] == banner
     assert labels["install-zfs.kernel-build-id"] == files.build_id

@@ -95,11 +95,11 @@ echo last.ko >>modules.load
 (
     until [ -c /dev/zfs ]; do sleep 0.1; done
     exec 3</dev/zfs
-    echo none >last.ko
-    sleep 3
+    while echo none >last.ko; do :; done
 ) &
 container /install-zfs
 code=$?
+kill $!
 wait
 rm last.ko
 mv /tmp/modules.load .
