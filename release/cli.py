@@ -61,7 +61,7 @@ from release.report import (
     write_json,
 )
 from release.state import NAME as STATE
-from release.state import State
+from release.state import Key, State
 from release.sync import (
     STOP,
     News,
@@ -340,10 +340,13 @@ def plan_(
         )
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
+        kept: frozenset[Key] = frozenset()
         if to:
             world.record(news)
             unfound = world.find_platforms(targets)
             targets, unread = draw(world.versions.kernels)
+            kept, unsure = world.without_builds(targets)
+            unfound += unsure
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen, *unfound)
         for error in failures:
@@ -354,7 +357,11 @@ def plan_(
         if to:
             due = not failures and world.state.is_due(world.today)
             worth = bool(behind) or news.worth_recording or due
-            _hand_over_plan(report, world, targets, observed, to, worth=worth)
+            jobs = handover.jobs_of(targets, observed.image_tags, kept)
+            # What has no platform could not be looked at, and that is told as often as it fails.
+            unknown = any(target.to_do and not target.platforms for target in targets)
+            worth = worth or bool(jobs or kept) or unknown
+            _hand_over_plan(report, world, jobs, to, worth=worth)
     new = {(entry.image, entry.digest) for entry in news.kernels.new}
     rows = []
     for target in targets:
@@ -375,8 +382,7 @@ def plan_(
 def _hand_over_plan(
     report: Report,
     world: World,
-    targets: Sequence[Target],
-    observed: Observed,
+    jobs: Sequence[handover.Job],
     to: Path,
     *,
     worth: bool,
@@ -384,11 +390,8 @@ def _hand_over_plan(
     """Writes the jobs down, and tells a workflow which of its own jobs have something to do.
 
     Args:
-        worth: whether there is something to publish or to record beside the kernels.
+        worth: whether there is something to publish or to record.
     """
-    jobs = handover.jobs_of(targets, observed.image_tags)
-    # What has no platform could not be looked at, and that is told as often as it fails.
-    worth = worth or bool(jobs) or any(one.to_do and not one.platforms for one in targets)
     if world.stopped:
         report.warn(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
         jobs, worth = [], False

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -82,9 +82,14 @@ class Job:
         return f"{self.slug}-{architecture(self.platform)}"
 
 
-def jobs_of(targets: Iterable[Target], image_tags: Iterable[str]) -> list[Job]:
+def jobs_of(
+    targets: Iterable[Target], image_tags: Iterable[str], leave_out: Collection[Key] = ()
+) -> list[Job]:
     """The jobs of what is to be done, newest kernels first and no more than a matrix may have;
     what is beyond is left to the next run.
+
+    Args:
+        leave_out: what needs no build.
     """
     tags = frozenset(image_tags)
     jobs = [
@@ -99,7 +104,7 @@ def jobs_of(targets: Iterable[Target], image_tags: Iterable[str]) -> list[Job]:
         # Another machine tests those, and publishes them itself.
         if target.to_do and not target.entry.smoke
         for platform in target.platforms
-        if platform in RUNNERS
+        if platform in RUNNERS and (target.entry.slug, platform) not in leave_out
     ]
     return jobs[:MOST_JOBS]
 

@@ -242,6 +242,11 @@ class Registry:
             hint="nothing was taken from this list; run again later",
         )
 
+    def has(self, repository: Reference, digest: Digest) -> bool:
+        """Whether the repository has a blob."""
+        found = self._call("HEAD", repository, f"blobs/{digest}", expect=(200, 404))
+        return found.status == 200
+
     def download(self, repository: Reference, digest: Digest, to: Path) -> None:
         """Downloads a blob, checked against its digest."""
         url = f"{repository.api}/v2/{repository.repository}/blobs/{digest}"

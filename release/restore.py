@@ -20,8 +20,8 @@ from release.github import GitHub, Release
 from release.layout import Layout
 from release.plan import asset_name
 from release.receipt import Receipt
-from release.reference import Digest, Platform, Reference, architecture
-from release.registry import Registry
+from release.reference import Digest, Platform, Reference, architecture, parse_digest
+from release.registry import MALFORMED, Registry
 
 _CORRUPT = (tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError)
 
@@ -55,6 +55,28 @@ class Restorer:
             )
             if layout and layout.manifest.digest == part.manifest:
                 yield Built(platform, layout, layout.labels(), None)
+
+    def restorable(self, slug: str, receipt: Receipt, release: Release) -> Iterator[Platform]:
+        """The platforms that :meth:`restore` will bring back, as far as that can be told without a
+        download.
+
+        Raises:
+            UpstreamError: the registry could not be read.
+        """
+        for platform, part in receipt.platforms.items():
+            name = asset_name(slug, platform)
+            file = receipt.files.get(name)
+            if (file and file.is_in(release.asset(name))) or self._is_whole(part.manifest):
+                yield platform
+
+    def _is_whole(self, manifest: Digest) -> bool:
+        """Whether the registry has an image with all its blobs."""
+        try:
+            content = self.registry.get(self.image.at(manifest)).content
+            blobs = [parse_digest(one["digest"]) for one in (content["config"], *content["layers"])]
+        except (NotFoundError, OtherBytesError, *MALFORMED):
+            return False
+        return all(self.registry.has(self.image, one) for one in blobs)
 
     def _from_registry(self, manifest: Digest, to: Path) -> Layout | None:
         try:

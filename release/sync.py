@@ -323,6 +323,33 @@ class World:
             held = attempts.held(draw(), state, self.code, self.registry.head)
         return draw(limit=limit, held=held), list(failures.values())
 
+    @cached_property
+    def restorer(self) -> Restorer:
+        """Brings back what was published."""
+        assert self.github
+        return Restorer(self.registry, self.versions.image, self.github, self.cache)
+
+    def without_builds(
+        self, targets: Iterable[Target]
+    ) -> tuple[frozenset[Key], list[ReleaseError]]:
+        """What is to be done and needs no build, because it can be brought back.
+
+        Returns:
+            Also why that could not be found out of some; they are left for a run that can.
+        """
+        found: set[Key] = set()
+        failures: dict[str, ReleaseError] = {}
+        for target in targets:
+            slug, receipt, release = target.entry.slug, target.receipt, target.release
+            if target.to_do and receipt and release:
+                try:
+                    platforms = tuple(self.restorer.restorable(slug, receipt, release))
+                except UpstreamError as error:
+                    failures[str(error)] = error
+                    platforms = target.platforms
+                found |= {(slug, platform) for platform in platforms}
+        return frozenset(found), list(failures.values())
+
     def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:
         """What ``latest`` has to hold; nothing where it is turned off."""
         return latest.Wanted.of(entries, observed, self.versions.latest)
@@ -499,7 +526,7 @@ class Work:
             outcomes = self._bring_back(target, kept, started) or (
                 self._run(target, kept, started)
                 if self.delivered is None
-                else self._take(target, started)
+                else self._take(target, kept, started)
             )
         except NotYetError as error:
             status, reason = Status.WAITING, error.what
@@ -569,13 +596,21 @@ class Work:
             attempts.settings(entry),
         )
 
-    def _take(self, target: Target, started: float) -> list[Outcome]:
-        """Publishes what others built and tested of a kernel, and tells what they did not."""
+    def _take(
+        self, target: Target, kept: Mapping[Platform, Built], started: float
+    ) -> list[Outcome]:
+        """Publishes what others built and tested of a kernel, beside what was brought back of it,
+        and tells what they did not.
+        """
         world, image = self.world, self.world.versions.image
         assert self.delivered is not None
         entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
         platforms = sorted(set(entry.platforms) & world.platforms)
-        found = {p: one for p in platforms if (one := self.delivered.get((entry.slug, p)))}
+        found = {
+            p: one
+            for p in platforms
+            if p not in kept and (one := self.delivered.get((entry.slug, p)))
+        }
         for one in found.values():
             if one.inputs:
                 with self.lock:
@@ -590,34 +625,43 @@ class Work:
                 str(entry.image), p, Status.WAITING, "not built in this run; a later one goes on"
             )
             for p in platforms
-            if p not in found
+            if p not in found and p not in kept
         ]
         others += _elsewhere(entry, set(entry.platforms) - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
         if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
             raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
-        if not passed:
+        whole = target.receipt and kept.keys() >= target.receipt.platforms.keys()
+        if not passed and not whole:
+            others += [
+                Outcome(str(entry.image), p, Status.WAITING, "is brought back with the others")
+                for p in platforms
+                if p in kept
+            ]
             with self.lock:
                 known = replace(entry, desktop=target.entry.desktop)
                 world.versions = versions.revise(world.versions, target.entry, known)
             return others
         kernel = read_kernel(world.registry, entry)
-        built = [one.built() for one in passed.values()]
+        built = [*kept.values(), *(one.built() for one in passed.values())]
         for each in built:
             entry = _accept(entry, each, target.zfs)
         release = self._publish(target, entry, kernel, built)
+        reports = {p: (one.reason, one.seconds) for p, one in passed.items()}
         done = [
             Outcome(
                 str(entry.image),
                 each.platform,
                 Status.PUBLISHED,
-                passed[each.platform].reason,
+                "; ".join(filter(None, (_repaired(target, [each]), reason))),
                 image=str(image.with_tag(entry.slug)),
                 digest=each.digest,
                 github_release=release,
-                seconds=round(passed[each.platform].seconds + time.monotonic() - started, 1),
+                seconds=round(seconds + time.monotonic() - started, 1),
             )
             for each in built
+            if each.platform in platforms
+            for reason, seconds in [reports.get(each.platform, ("", 0.0))]
         ]
         return done + others
 
@@ -628,10 +672,8 @@ class Work:
         world = self.world
         if not target.receipt or not target.release or self.until < Step.PUBLISH:
             return {}
-        assert world.github
         self.report.step(target.entry.slug, "look for what was published")
-        restorer = Restorer(world.registry, world.versions.image, world.github, world.cache)
-        found = restorer.restore(target.entry.slug, target.receipt, target.release)
+        found = world.restorer.restore(target.entry.slug, target.receipt, target.release)
         return {one.platform: one for one in found}
 
     def _bring_back(

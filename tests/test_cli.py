@@ -823,6 +823,11 @@ def test_choices_may_come_from_the_environment(desk: Desk) -> None:
     run = desk.run("plan", INSTALL_ZFS_ONLY=names, INSTALL_ZFS_LIMIT="1")
     assert "not chosen in this run" not in run.stdout
     assert "beyond --limit 1" in run.stdout
-    run = desk.run("plan", INSTALL_ZFS_ONLY="linuxkit-kernel-5.4.39", INSTALL_ZFS_LIMIT="")
+    run = desk.run(
+        "plan",
+        INSTALL_ZFS_ONLY="linuxkit-kernel-5.4.39",
+        INSTALL_ZFS_LIMIT="",
+        INSTALL_ZFS_VERIFY="",
+    )
     assert "not chosen in this run" in run.stdout
     assert desk.run("plan", INSTALL_ZFS_LIMIT="many").exit_code == 2

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import yaml
 
 from release import handover, state
 from release.attempts import code_digest
+from release.attest import provenance_name, sbom_name
 from release.handover import Delivery
 from release.layout import Layout
+from release.plan import SUMS
 from release.reference import Digest, Platform, architecture, parse_digest
 from release.registry import OCI_INDEX, OCI_MANIFEST
 from release.report import Status
@@ -27,6 +30,7 @@ from release.state import MOST_ATTEMPTS, Inputs
 from release.sync import native_platform
 from tests.lab.actions import Context, Ended, Run, Unknown, evaluate, resolve
 from tests.lab.module_images import AMD64, ARM64, built
+from tests.lab.server import Response
 from tests.test_cli import DAY, PROJECT, QEMU, Desk, desk, engine
 
 __all__ = ["desk", "engine"]
@@ -307,10 +311,11 @@ class Shop:
 
     def _module_image(self, directory: Path, platform: Platform, kernel: Digest) -> Layout:
         labels = {
+            "install-zfs.builder-digest": self.builder_digest,
             "install-zfs.builder-image": self.builder,
             "install-zfs.kernel-banner": "Linux version 5.4.39-linuxkit",
             "install-zfs.kernel-digest": kernel,
-            "install-zfs.kernel-image": f"linuxkit/kernel:{SLUG.rpartition('-')[2]}",
+            "install-zfs.kernel-image": self.image,
             "install-zfs.kernel-release": "5.4.39-linuxkit",
             "install-zfs.zfs-version": ZFS,
         }
@@ -347,11 +352,14 @@ class Shop:
 
 
 NAMES = ("NAME", "EMAIL")
-SUFFIXES = (".tar.xz", ".spdx.json", ".intoto.jsonl")
-AMD64_ASSETS, ARM64_ASSETS = (
-    {f"zfs-{SLUG}-{arch}{suffix}" for suffix in SUFFIXES} for arch in ("amd64", "arm64")
-)
-ASSETS = AMD64_ASSETS | ARM64_ASSETS | {"SHA256SUMS"}
+
+
+def assets(*architectures: str) -> set[str]:
+    tars = [f"zfs-{SLUG}-{one}.tar.xz" for one in architectures]
+    return {name for tar in tars for name in (tar, sbom_name(tar), provenance_name(tar))} | {SUMS}
+
+
+ASSETS = assets("amd64", "arm64")
 
 
 @pytest.fixture
@@ -392,7 +400,8 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.tags == {SLUG, "desktop-4.13.0"}
     _, content = shop.desk.registry.manifests["me/zfs"][SLUG]
     platforms = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
-    assert platforms == {"amd64", "arm64", "unknown"}, "unknown are the attestations"
+    # What attests them has a place among them, too.
+    assert platforms == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
     assert shop.commits == ["Record what is published", "by hand"]
     assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
@@ -406,10 +415,16 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.desk.requests - asked <= 4
     assert shop.finish(idle).result == "skipped"
     assert len(shop.commits) == 2
-    # Once a week the publishing job looks all the same.
+    # Once a week the publishing job looks all the same, and behind every tag.
     weekly = shop.run(schedule=WEEKLY)
-    weekly.job("plan")
-    assert shop.finish(weekly).result == "success"
+    looks = []
+    by_hand = shop.run(by="workflow_dispatch")
+    jobs = [partial(one.job, "plan") for one in (idle, by_hand, weekly)]
+    for job in (*jobs, partial(shop.finish, weekly)):
+        shop.desk.registry.requests.clear()
+        assert job().result == "success"
+        looks.append(shop.desk.registry.count(f"HEAD /v2/me/zfs/manifests/({SLUG}|desktop)"))
+    assert looks == [1, 1, 2, 2]
     assert len(shop.commits) == 2
 
 
@@ -423,7 +438,7 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
         assert published.result == "failure"
         # Who types desktop-X may have either machine.
         assert shop.tags == {SLUG}
-        assert shop.assets == ASSETS - ARM64_ASSETS
+        assert shop.assets == assets("amd64")
         assert shop.issues == [f"{shop.image} could not be built, tested or published"]
         attempts = json.loads(shop.file("state.json"))["attempts"][SLUG]
         assert {platform: one["times"] for platform, one in attempts.items()} == {
@@ -450,6 +465,108 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
     assert shop.assets == ASSETS
     assert shop.issues == []
     assert json.loads(shop.file("state.json"))["attempts"] == {}
+
+
+def published_for_both(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    assert shop.finish(run).result == "success"
+
+
+def lose(shop: Shop, tag: str) -> str:
+    """Deletes a tag; the digest that was behind it."""
+    media_type, content = shop.desk.registry.manifests["me/zfs"].pop(tag)
+    return next(
+        name
+        for name, there in shop.desk.registry.manifests["me/zfs"].items()
+        if there == (media_type, content)
+    )
+
+
+def test_what_can_be_brought_back_is_not_built_again(shop: Shop) -> None:
+    published_for_both(shop)
+    index = lose(shop, SLUG)
+    run = shop.run()
+    planned = run.job("plan")
+    assert planned.result == "success", planned.printed
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "true")
+    published = shop.finish(run)
+    assert published.result == "success", published.printed
+    assert "repaired: the image was missing" in published.printed
+    assert (
+        shop.desk.registry.manifests["me/zfs"][SLUG]
+        == (shop.desk.registry.manifests["me/zfs"][index])
+    )
+    planned = shop.run().job("plan")
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+
+
+@pytest.mark.parametrize("lost", ["manifest", "blob"])
+def test_what_is_nowhere_any_more_is_built_and_joins_what_was_brought_back(
+    shop: Shop, lost: str
+) -> None:
+    published_for_both(shop)
+    registry, (release,) = shop.desk.registry, shop.desk.releases.releases
+    lose(shop, SLUG)
+    name = f"zfs-{SLUG}-arm64.tar.xz"
+    release.assets = [one for one in release.assets if one.name != name]
+    manifest = next(
+        digest
+        for digest, (_, content) in registry.manifests["me/zfs"].items()
+        if ":" in digest
+        and (config := json.loads(content).get("config"))
+        and json.loads(registry.blobs[config["digest"]]).get("architecture") == "arm64"
+    )
+    if lost == "manifest":
+        del registry.manifests["me/zfs"][manifest]
+    else:
+        _, content = registry.manifests["me/zfs"][manifest]
+        del registry.blobs[json.loads(content)["layers"][-1]["digest"]]
+    failing = shop.run()
+    failing.job("plan")
+    shop.deliver(failing, ARM64, error="the build failed")
+    assert "is brought back with the others" in shop.finish(failing, build="failure").printed
+
+    run = shop.run()
+    (row,) = json.loads(run.job("plan").outputs["matrix"])["include"]
+    assert row["platform"] == ARM64
+    shop.deliver(run, ARM64)
+    published = shop.finish(run)
+    assert published.result == "success", published.printed
+    assert "repaired: the image was missing" in published.printed
+    _, content = registry.manifests["me/zfs"][SLUG]
+    found = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
+    assert found == {"amd64", "arm64", "unknown"}
+    assert shop.assets == ASSETS
+    assert shop.run().job("plan").outputs["build"] == "false"
+
+
+def test_what_can_be_brought_back_does_not_wait_for_a_platform_that_never_passed(
+    shop: Shop,
+) -> None:
+    for _ in range(2):
+        run = shop.run()
+        include = json.loads(run.job("plan").outputs["matrix"])["include"]
+        shop.deliver(run, AMD64)
+        shop.deliver(run, ARM64, error="the build failed")
+        published = shop.finish(run, build="failure")
+        assert shop.tags == {SLUG}
+        lose(shop, SLUG)
+    assert [row["platform"] for row in include] == [ARM64]
+    assert "repaired: the image was missing" in published.printed
+
+
+def test_what_could_not_be_looked_for_is_neither_built_nor_forgotten(shop: Shop) -> None:
+    published_for_both(shop)
+    lose(shop, SLUG)
+    release = shop.desk.releases.releases[0]
+    release.assets = [one for one in release.assets if not one.name.endswith(".tar.xz")]
+    shop.desk.registry.fail("GET /v2/me/zfs/manifests/sha256", Response(403), times=None)
+    planned = shop.run().job("plan")
+    assert planned.result == "failure"
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "true")
 
 
 def test_a_tampered_delivery_is_not_published(shop: Shop) -> None:
@@ -485,7 +602,7 @@ def test_a_kernel_image_that_lacks_something_is_left_out(shop: Shop) -> None:
     shop.deliver(run, ARM64, error=lack, lacking=True)
     assert shop.finish(run).result == "success"
     # For the other platform it has everything.
-    assert shop.assets == ASSETS - ARM64_ASSETS
+    assert shop.assets == assets("amd64")
     assert "skip:" not in shop.file("versions.yaml")
 
 
@@ -551,7 +668,7 @@ def test_a_build_that_fails_hands_over_why(shop: Shop, engine: dict[str, str]) -
     assert attempt["inputs"]["kernel"] == shop.kernels[native_platform()]
     assert attempt["inputs"]["zfs"] == ZFS
     # The other platform is out, and the issue names the one that is not.
-    assert shop.assets == ASSETS - AMD64_ASSETS
+    assert len(shop.assets) == len(assets("amd64"))
     (issue,) = shop.desk.releases.issues
     assert f"    {native_platform()}: " in issue.body
     assert "the build failed" in issue.body
@@ -627,9 +744,7 @@ def test_the_same_lines_changed_in_between_are_kept_and_found_again(shop: Shop) 
     assert shop.tags == {SLUG, "desktop-4.13.0"}
 
     again = shop.run()
-    assert json.loads(again.job("plan").outputs["matrix"])["include"]
-    for platform in (AMD64, ARM64):
-        shop.deliver(again, platform)
+    assert again.job("plan").outputs["build"] == "false"
     assert shop.finish(again).result == "success"
     assert shop.tags == {SLUG, "desktop-4.13.0", "desktop-4.13.1"}
     assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
