@@ -91,6 +91,12 @@ class Observed:
         """
         return release_in(self._by_tag.get(git_tag(slug, zfs), ()))
 
+    def with_digests(self, digests: Mapping[str, Digest | None]) -> Observed:
+        """The same, after a look behind some tags; no release is read once more."""
+        closer = replace(self, digests=digests)
+        closer.__dict__.update(_by_tag=self._by_tag, receipts=self.receipts)
+        return closer
+
     @cached_property
     def _by_tag(self) -> Mapping[str, Sequence[Release]]:
         """The releases by git tag, those with a number by the one without."""

@@ -250,7 +250,7 @@ class World:
             found = pool.map(
                 lambda name: self.registry.head(self.versions.image.with_tag(name)), names
             )
-            return replace(observed, digests=dict(zip(names, found, strict=True)))
+            return observed.with_digests(dict(zip(names, found, strict=True)))
 
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
@@ -334,8 +334,7 @@ class World:
 
     def record(self, news: News) -> None:
         """Writes down what a poll found."""
-        for was, now in news.kernels.changes.revised:
-            self.versions = versions.revise(self.versions, was, now)
+        self.versions = versions.revise_all(self.versions, news.kernels.changes.revised)
         self.versions = versions.append(self.versions, news.kernels.new)
         if news.desktops.new:
             self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
@@ -348,14 +347,14 @@ class World:
             Why some could not be looked at.
         """
         failures: list[ReleaseError] = []
+        found: list[tuple[Entry, Entry]] = []
         for target in targets:
             if target.to_do and not target.entry.platforms:
                 try:
-                    found = find_digests(self.registry, target.entry)
+                    found.append((target.entry, find_digests(self.registry, target.entry)))
                 except ReleaseError as error:
                     failures.append(error)
-                else:
-                    self.versions = versions.revise(self.versions, target.entry, found)
+        self.versions = versions.revise_all(self.versions, found)
         return failures
 
     def keep_state(self, *, complete: bool) -> None:
