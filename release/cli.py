@@ -195,6 +195,7 @@ def sync(
         targets, unread = world.plan(
             entries, observed, desktop=desktop, chosen=chosen, force=force, tried=received or ()
         )
+        targets = world.share(targets, observed).targets
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
@@ -335,15 +336,15 @@ def plan_(
         desktop = world.desktops(entries, news)
         observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
-        draw = partial(
-            world.plan, observed=observed, desktop=desktop, chosen=chosen, limit=limit, force=force
-        )
+        draw = partial(world.plan, observed=observed, desktop=desktop, chosen=chosen, force=force)
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
         if to:
             world.record(news)
-            unfound = world.find_platforms(targets)
+            unfound = world.find_platforms(world.share(targets, observed, limit=limit).targets)
             targets, unread = draw(world.versions.kernels)
+        share = world.share(targets, observed, limit=limit)
+        targets = share.targets
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen, *unfound)
         for error in failures:
@@ -363,6 +364,8 @@ def plan_(
         platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
         rows.append((action, target.entry.image, platforms, why + target.reason))
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
+    if said := str(share):
+        click.echo(said)
     _tell_behind(world, behind)
     _show_left_out(news.kernels)
     outlook = _outlook(targets, world)
@@ -777,7 +780,9 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
         # To build and to test leaves something on this machine, whatever is published already.
         observed = world.observe() if step is Step.PUBLISH else Observed(frozenset(), None)
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
-        if step < Step.PUBLISH:
+        if step is Step.PUBLISH:
+            targets = world.share(targets, observed).targets
+        else:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         to_do = any(target.to_do for target in targets)
         behind: list[str] = []
