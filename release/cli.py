@@ -31,7 +31,7 @@ from release import (
     versions,
 )
 from release.advice import after_build, after_linuxkit, after_on_the_spot
-from release.build import Built
+from release.build import BUILDX_BUILDER, Built
 from release.components import Components, pin
 from release.desktop import NAME as DESKTOP
 from release.desktop import judge, show
@@ -126,6 +126,22 @@ _force_option = click.option(
     envvar="INSTALL_ZFS_FORCE_REBUILD",
     help="Try again what failed too often as it is.",
 )
+
+
+def _point_buildx(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
+    """Lets ``docker buildx`` build there, whoever calls it, by its own variable."""
+    if name:
+        os.environ[BUILDX_BUILDER] = name
+
+
+_builder_option = click.option(
+    "--builder",
+    metavar="NAME",
+    envvar=BUILDX_BUILDER,
+    expose_value=False,
+    callback=_point_buildx,
+    help="Build with this instance of BuildKit; see docker buildx ls.",
+)
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
 
 
@@ -157,6 +173,7 @@ def cli(log_level: str) -> None:
 @_limit_option
 @_verify_option
 @_force_option
+@_builder_option
 @click.option(
     "--delivered",
     type=click.Path(path_type=Path, file_okay=False),
@@ -419,6 +436,7 @@ def _hand_over_plan(
     required=True,
     help="Leave the result in a directory below this one.",
 )
+@_builder_option
 @_json_option
 def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: Path | None) -> int:
     """Build and test one kernel of a plan on this machine, for `sync --delivered` on another.
@@ -508,6 +526,7 @@ def _step_command(step: Step, text: str) -> None:
     @_versions_option
     @_json_option
     @_jobs_option
+    @_builder_option
     def command(refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
         return _work(step, refs, path, json_to, jobs)
 
