@@ -38,6 +38,9 @@ from release.versions import SMOKE_HOST
 PROJECT = Path(__file__).parent.parent
 """The checkout: where the ``Dockerfile`` and what it copies are."""
 
+BUILDX_BUILDER = "BUILDX_BUILDER"
+"""Docker's own variable for the instance of BuildKit that builds (docs.docker.com, "Build
+variables")."""
 CACHE = "INSTALL_ZFS_CACHE"
 """The variable that names a cache for builds on machines that keep none: what ``docker buildx build
 --cache-from`` takes, with ``{scope}`` in it."""

@@ -31,7 +31,7 @@ from release import (
     versions,
 )
 from release.advice import after_build, after_linuxkit, after_on_the_spot
-from release.build import Built
+from release.build import BUILDX_BUILDER, Built
 from release.components import Components, pin
 from release.desktop import NAME as DESKTOP
 from release.desktop import judge, show
@@ -126,6 +126,22 @@ _force_option = click.option(
     envvar="INSTALL_ZFS_FORCE_REBUILD",
     help="Try again what failed too often as it is.",
 )
+
+
+def _point_buildx(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
+    """Lets ``docker buildx`` build there, whoever calls it, by its own variable."""
+    if name:
+        os.environ[BUILDX_BUILDER] = name
+
+
+_builder_option = click.option(
+    "--builder",
+    metavar="NAME",
+    envvar=BUILDX_BUILDER,
+    expose_value=False,
+    callback=_point_buildx,
+    help="Build with this instance of BuildKit; see docker buildx ls.",
+)
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
 
 
@@ -157,6 +173,7 @@ def cli(log_level: str) -> None:
 @_limit_option
 @_verify_option
 @_force_option
+@_builder_option
 @click.option(
     "--delivered",
     type=click.Path(path_type=Path, file_okay=False),
@@ -195,6 +212,7 @@ def sync(
         targets, unread = world.plan(
             entries, observed, desktop=desktop, chosen=chosen, force=force, tried=received or ()
         )
+        targets = world.share(targets, observed).targets
         behind, unseen = _behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
@@ -335,16 +353,17 @@ def plan_(
         desktop = world.desktops(entries, news)
         observed = world.inspect(entries, observed, desktop, whole=verify)
         chosen = _choose(entries, only, desktop) if only else None
-        draw = partial(
-            world.plan, observed=observed, desktop=desktop, chosen=chosen, limit=limit, force=force
-        )
+        draw = partial(world.plan, observed=observed, desktop=desktop, chosen=chosen, force=force)
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
         if to:
             world.record(news)
-            unfound = world.find_platforms(targets)
+            unfound = world.find_platforms(world.share(targets, observed, limit=limit).targets)
             targets, unread = draw(world.versions.kernels)
+        share = world.share(targets, observed, limit=limit)
+        targets = share.targets
+        if to:
             kept, unsure = world.without_builds(targets)
             unfound += unsure
         behind, unseen = _behind(world, entries, observed)
@@ -370,6 +389,8 @@ def plan_(
         platforms = " ".join(target.platforms or target.elsewhere) or "not resolved yet"
         rows.append((action, target.entry.image, platforms, why + target.reason))
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
+    if said := str(share):
+        click.echo(said)
     _tell_behind(world, behind)
     _show_left_out(news.kernels)
     outlook = _outlook(targets, world)
@@ -419,6 +440,7 @@ def _hand_over_plan(
     required=True,
     help="Leave the result in a directory below this one.",
 )
+@_builder_option
 @_json_option
 def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: Path | None) -> int:
     """Build and test one kernel of a plan on this machine, for `sync --delivered` on another.
@@ -508,6 +530,7 @@ def _step_command(step: Step, text: str) -> None:
     @_versions_option
     @_json_option
     @_jobs_option
+    @_builder_option
     def command(refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
         return _work(step, refs, path, json_to, jobs)
 
@@ -780,7 +803,9 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
         # To build and to test leaves something on this machine, whatever is published already.
         observed = world.observe() if step is Step.PUBLISH else Observed(frozenset(), None)
         targets, unread = world.plan(entries, observed, desktop=desktop, chosen=chosen)
-        if step < Step.PUBLISH:
+        if step is Step.PUBLISH:
+            targets = world.share(targets, observed).targets
+        else:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         to_do = any(target.to_do for target in targets)
         behind: list[str] = []

@@ -17,6 +17,7 @@ from docker.context import ContextAPI
 from docker.errors import DockerException
 from docker.models.containers import Container
 
+from release.build import BUILDX_BUILDER
 from release.errors import BuildError, PreflightError, TargetError
 from release.http import redact, without_secrets
 
@@ -139,6 +140,9 @@ class Engine:
                 "docker buildx is not installed",
                 hint="apt-get install docker-buildx (Debian), or docker-buildx-plugin (Docker)",
             )
+        if named := self._environment.get(BUILDX_BUILDER):
+            self._check_builder(named)
+            return
         status = self._client.info().get("DriverStatus") or []
         if _CONTAINERD_STORE in [list(pair) for pair in status]:
             return
@@ -151,6 +155,26 @@ class Engine:
             hint='set "features": {"containerd-snapshotter": true} in /etc/docker/daemon.json, '
             "or run: docker buildx create --use",
         )
+
+    def _check_builder(self, name: str) -> None:
+        """Raises:
+        PreflightError: there is no such instance of BuildKit, or it does not answer.
+        """
+        about = self._buildx("inspect", "--bootstrap", name)
+        if not about:
+            raise PreflightError(
+                "there is no such builder, or it does not start",
+                on=f"docker buildx, {name}",
+                hint="name one that `docker buildx ls` lists, or make it: "
+                f"docker buildx create --name {name} --driver remote|kubernetes ...",
+            )
+        if wrong := [line for line in about.splitlines() if line.startswith("Error:")]:
+            raise PreflightError(
+                "the builder does not answer",
+                on=f"docker buildx, {name}",
+                detail=redact("\n".join(wrong)),
+                hint=f"try: docker buildx inspect --bootstrap {name}",
+            )
 
     def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the engine says of itself: its answers to ``/info`` and ``/version``.

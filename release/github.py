@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from release.errors import ConfigurationError, PreflightError, PublishError, UpstreamError
 from release.http import Http, Response
+from release.pace import MINUTE, Pacer
 from release.reference import Digest, parse_digest
 
 API = "https://api.github.com"
@@ -25,6 +26,9 @@ _NEXT_LINK = re.compile(r'<[^>]+>\s*;\s*rel="next"')
 _PER_PAGE = 100
 _MOST_PAGES = 100
 """GitHub lists the first 10,000 releases and no more."""
+CONTENT_A_MINUTE = 80
+"""Requests that create content; more are refused for a while (docs.github.com, "Rate limits for the
+REST API", "About secondary rate limits")."""
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
@@ -80,10 +84,20 @@ class GitHub:
     Args:
         repository: ``owner/name``.
         token: a token for it, or None to read anonymously.
+        pacer: in place of one that keeps to what GitHub takes.
     """
 
-    def __init__(self, http: Http, api: str, repository: str, token: str | None) -> None:
+    def __init__(
+        self,
+        http: Http,
+        api: str,
+        repository: str,
+        token: str | None,
+        *,
+        pacer: Pacer | None = None,
+    ) -> None:
         self._http = http
+        self._pacer = pacer or Pacer(CONTENT_A_MINUTE, MINUTE)
         self.repository = repository
         self._api = api.rstrip("/")
         self._root = f"{self._api}/repos/{repository}"
@@ -96,6 +110,11 @@ class GitHub:
 
     def __str__(self) -> str:
         return f"github.com/{self.repository}"
+
+    @property
+    def requests_left(self) -> int | None:
+        """How many requests GitHub says it takes for now; None before it said so."""
+        return self._http.left.get(urlsplit(self._api).netloc)
 
     def may_write(self) -> bool:
         """Whether the token may create releases here.
@@ -168,7 +187,7 @@ class GitHub:
 
     def create_draft(self, git_tag: str, name: str, body: str) -> Release:
         """Creates a draft; no git tag appears before it is published."""
-        answer = self._http.request(
+        answer = self._change(
             "POST",
             f"{self._root}/releases",
             json={"tag_name": git_tag, "name": name, "body": body, "draft": True},
@@ -180,7 +199,7 @@ class GitHub:
     def upload(self, release: Release, file: Path) -> None:
         """Uploads an asset to the place that the release names."""
         url = release.upload_url.partition("{")[0]
-        self._http.request(
+        self._change(
             "POST",
             url,
             params={"name": file.name},
@@ -223,7 +242,7 @@ class GitHub:
     def _edit(
         self, release: Release, what: Mapping[str, Any], expect: tuple[int, ...] = (200,)
     ) -> Response:
-        return self._http.request(
+        return self._change(
             "PATCH",
             release.url,
             json=what,
@@ -234,12 +253,12 @@ class GitHub:
 
     def delete_asset(self, asset: Asset) -> None:
         """Deletes an asset; one that is gone already is as good."""
-        self._http.request("DELETE", asset.url, headers=self._headers, expect=(204, 404))
+        self._change("DELETE", asset.url, headers=self._headers, expect=(204, 404))
 
     def delete_draft(self, release: Release) -> None:
         """Deletes a draft, never a published release."""
         assert release.draft
-        self._http.request("DELETE", release.url, headers=self._headers, expect=(204, 404))
+        self._change("DELETE", release.url, headers=self._headers, expect=(204, 404))
 
     def download(self, asset: Asset, to: Path, digest: Digest) -> None:
         """Downloads an asset, checked against ``digest``."""
@@ -285,7 +304,7 @@ class GitHub:
 
     def create_issue(self, title: str, body: str, label: str) -> Issue:
         """Opens an issue; a label that is not there yet is made."""
-        answer = self._http.request(
+        answer = self._change(
             "POST",
             f"{self._root}/issues",
             json={"title": title, "body": body, "labels": [label]},
@@ -297,13 +316,20 @@ class GitHub:
     def edit_issue(self, issue: Issue, *, body: str, close: bool = False) -> None:
         """Replaces an issue's text, and closes it where it is done."""
         state = {"state": "closed", "state_reason": "completed"} if close else {}
-        self._http.request(
+        self._change(
             "PATCH",
             issue.url,
             json={"body": body, **state},
             headers=self._headers,
             idempotent=True,
         )
+
+    def _change(self, method: str, url: str, **options: Any) -> Response:
+        """A request that creates content, or counts as if it did; not faster than GitHub takes
+        them.
+        """
+        self._pacer.wait()
+        return self._http.request(method, url, **options)
 
     def _get(self, url: str) -> Any:
         answer = self._http.request("GET", url, headers=self._headers).json()

@@ -190,6 +190,15 @@ def _wait(state: tenacity.RetryCallState) -> float:
     return _backoff(state)
 
 
+def _left(headers: Mapping[str, str]) -> int | None:
+    """How many requests a server says are left: GitHub in ``x-ratelimit-remaining``, Docker Hub's
+    registry, of pulls, as ``76;w=21600``.
+    """
+    said = headers.get("x-ratelimit-remaining") or headers.get("ratelimit-remaining") or ""
+    number = said.partition(";")[0].strip()
+    return int(number) if re.fullmatch("[0-9]{1,9}", number) else None
+
+
 def _stop(state: tenacity.RetryCallState) -> bool:
     """Ends the retries when they are used up, or when the next one would miss the deadline."""
     elapsed = state.seconds_since_start or 0.0
@@ -221,10 +230,15 @@ class Http:
     """Requests with time-outs, retries where they are safe, and a count by host.
 
     Safe to share between threads.
+
+    Attributes:
+        requests: how many were sent to each host.
+        left: how many more each host takes for now, where it says so.
     """
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
+        self.left: dict[str, int] = {}
         self._local = threading.local()
         self._lock = threading.Lock()
 
@@ -328,6 +342,8 @@ class Http:
                 body=content,
                 reason=answer.reason or "",
             )
+            if (left := _left(complete.headers)) is not None:
+                self.left[urlsplit(url).netloc] = left
             if complete.status in TRANSIENT and complete.status not in expect:
                 raise _Refused(complete)
             return complete

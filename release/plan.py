@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -90,6 +90,12 @@ class Observed:
         before a draft.
         """
         return release_in(self._by_tag.get(git_tag(slug, zfs), ()))
+
+    def with_digests(self, digests: Mapping[str, Digest | None]) -> Observed:
+        """The same, after a look behind some tags; no release is read once more."""
+        closer = replace(self, digests=digests)
+        closer.__dict__.update(_by_tag=self._by_tag, receipts=self.receipts)
+        return closer
 
     @cached_property
     def _by_tag(self) -> Mapping[str, Sequence[Release]]:
@@ -202,15 +208,19 @@ class Target:
         return "; ".join((*missing, *repairs, *warning, *elsewhere))
 
 
-def newest_first(entries: Iterable[Entry]) -> list[Entry]:
+def newest_first(entries: Iterable[Entry], preferred: Collection[str] = frozenset()) -> list[Entry]:
     """Entries by kernel version, then by their place in the file, which is the order of pushes.
 
     A tag that names no version (one written by hand) comes last.
+
+    Args:
+        preferred: slugs that come before others of the same version.
     """
 
-    def key(item: tuple[int, Entry]) -> tuple[object, int]:
+    def key(item: tuple[int, Entry]) -> tuple[object, bool, int]:
         position, entry = item
-        return ImageTag.parse(entry.image.tag or "").order, position
+        order = ImageTag.parse(entry.image.tag or "").order
+        return order, entry.slug in preferred, position
 
     return [entry for _, entry in sorted(enumerate(entries), key=key, reverse=True)]
 
@@ -221,37 +231,32 @@ def plan(
     *,
     platforms: frozenset[Platform],
     chosen: frozenset[str] | None = None,
-    limit: int | None = None,
     policy: Policy = Policy.PIN,
     choices: Mapping[str, Choice] = MappingProxyType({}),
     desktop: Mapping[str, Sequence[str]] = MappingProxyType({}),
     held: Mapping[str, Mapping[Platform, str]] = MappingProxyType({}),
 ) -> list[Target]:
-    """One target for each entry, newest kernels first.
+    """One target for each entry, newest kernels first, and of one version first those that a
+    Docker Desktop runs.
 
     Args:
         platforms: what this machine can build and boot.
         chosen: slugs to work on, None for all.
-        limit: how many kernels to work on at most.
         policy: why an entry's ZFS version may be replaced.
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
         desktop: by slug, Docker Desktop versions beside those that the entries name.
         held: by slug, platforms that are not to be tried again now, and why.
     """
     targets = []
-    started = 0
-    for entry in newest_first(entries):
+    entries = tuple(entries)
+    run = {entry.slug for entry in entries if entry.desktop or desktop.get(entry.slug)}
+    for entry in newest_first(entries, run):
         versions = (*entry.desktop, *desktop.get(entry.slug, ()))
         target = _target(entry, observed, platforms, choices.get(entry.slug), policy, versions)
         if target.to_do and (why := held.get(entry.slug)):
             target = _hold(target, why, observed)
-        if target.to_do:
-            if chosen is not None and entry.slug not in chosen:
-                target = _leave_out(target, "not chosen in this run (--only)")
-            elif limit is not None and started >= limit:
-                target = _leave_out(target, f"beyond --limit {limit}; the next run goes on")
-            else:
-                started += 1
+        if target.to_do and chosen is not None and entry.slug not in chosen:
+            target = _leave_out(target, "not chosen in this run (--only)")
         targets.append(target)
     return targets
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from release.identity import Changes
 from release.plan import Observed, git_tag, row_of
 from release.receipt import Receipt
+from release.reference import Digest, Reference
 from release.report import Outcome, Status
 from release.versions import Entry
 
@@ -36,12 +37,12 @@ def recollect(recorded: Sequence[Entry], changes: Changes, observed: Observed) -
     old = [revised.get(id(entry), entry) for entry in recorded]
     new = list(changes.new)
     found = []
+    index = _index((*old, *new))
     for receipt, tag in _receipts(observed):
-        known = (*old, *new)
-        entry = next((one for one in known if _is_of(receipt, one)), None)
+        entry = _entry_of(receipt, index)
         if entry and (entry.resolved or entry.skip):
             continue
-        others = [one for one in known if one is not entry]
+        others = [one for one in (*old, *new) if one is not entry]
         whole = _whole(entry, receipt.entry, others)
         # A tag or a version that stands for something else now is none of the receipt's.
         if git_tag(whole.slug, whole.zfs or "") != tag:
@@ -50,6 +51,7 @@ def recollect(recorded: Sequence[Entry], changes: Changes, observed: Observed) -
             old, new = ([whole if one is entry else one for one in part] for part in (old, new))
         else:
             new.append(whole)
+        index = _index((*old, *new))
         found.append(str(whole.image))
     return Recollected(
         replace(
@@ -89,11 +91,23 @@ def _receipts(observed: Observed) -> Iterator[tuple[Receipt, str]]:
             yield receipt, row_of(release.git_tag)
 
 
-def _is_of(receipt: Receipt, entry: Entry) -> bool:
-    """Whether an entry is of a receipt's kernel, under whichever of its tags."""
-    if entry.digest:
-        return entry.digest == receipt.entry.digest
-    return entry.image == receipt.entry.image
+def _index(entries: Sequence[Entry]) -> Mapping[Digest | Reference, tuple[int, Entry]]:
+    """The first entry with each digest, and of those without any with each image; with its place.
+    A list of thousands is so gone through once.
+    """
+    found: dict[Digest | Reference, tuple[int, Entry]] = {}
+    for place, entry in enumerate(entries):
+        found.setdefault(entry.digest or entry.image, (place, entry))
+    return found
+
+
+def _entry_of(
+    receipt: Receipt, index: Mapping[Digest | Reference, tuple[int, Entry]]
+) -> Entry | None:
+    """The first entry of a receipt's kernel, under whichever of its tags."""
+    keys = (receipt.entry.digest, receipt.entry.image)
+    found = [index[key] for key in keys if key and key in index]
+    return min(found, key=lambda one: one[0])[1] if found else None
 
 
 def _whole(entry: Entry | None, known: Entry, others: Sequence[Entry]) -> Entry:

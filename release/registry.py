@@ -445,6 +445,14 @@ class Registry:
         with _understood(reference):
             return str(answer.get("token") or answer["access_token"])
 
+    def signs_in(self, registry: str) -> bool:
+        """Whether there are credentials for a registry."""
+        return self._login(registry) is not None
+
+    def pulls_left(self, repository: Reference) -> int | None:
+        """How many manifests its registry says it gives out for now; None before it said so."""
+        return self._http.left.get(urlsplit(repository.api).netloc)
+
     def _login(self, registry: str) -> tuple[str, str] | None:
         """User name and password for ``registry``, or None."""
         username = self._environment.get("DOCKERHUB_USERNAME")

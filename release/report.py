@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
@@ -199,7 +201,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """An aligned table on stdout; nothing is cut where stdout is not a terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=1000)
+        sys.stdout.write(without_commands(_plain(header, rows)))
+        return
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in header:
         grid.add_column(name, no_wrap=name not in ("REASON", "DESKTOP"), overflow="fold")
@@ -209,6 +212,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         console.print(grid)
     lines = "".join(f"{line.rstrip()}\n" for line in captured.get().splitlines())
     sys.stdout.write(without_commands(lines))
+
+
+def _plain(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """The table for what is no terminal, where thousands of rows take no time."""
+    cells = [
+        line
+        for row in (header, *rows)
+        for line in zip_longest(*(shown(str(cell)).split("\n") for cell in row), fillvalue="")
+    ]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        for row in cells
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def shown(text: str) -> str:

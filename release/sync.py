@@ -22,7 +22,7 @@ from enum import IntEnum
 from functools import cached_property, partial
 from pathlib import Path
 
-from release import attempts, child, desktop, drift, latest, publish, versions
+from release import attempts, budget, child, desktop, drift, latest, publish, versions
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
@@ -56,7 +56,14 @@ from release.plan import (
 )
 from release.poll import Polled, poll
 from release.recollect import recollect
-from release.reference import Digest, Platform, Reference, architecture, parse_platform
+from release.reference import (
+    DOCKER_HUB,
+    Digest,
+    Platform,
+    Reference,
+    architecture,
+    parse_platform,
+)
 from release.registry import Document, Registry
 from release.report import Outcome, Report, Status
 from release.resolve import (
@@ -250,7 +257,7 @@ class World:
             found = pool.map(
                 lambda name: self.registry.head(self.versions.image.with_tag(name)), names
             )
-            return replace(observed, digests=dict(zip(names, found, strict=True)))
+            return observed.with_digests(dict(zip(names, found, strict=True)))
 
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
@@ -282,7 +289,6 @@ class World:
         *,
         desktop: Mapping[str, Sequence[str]],
         chosen: frozenset[str] | None = None,
-        limit: int | None = None,
         force: bool = False,
         tried: Collection[Key] = (),
     ) -> tuple[list[Target], list[ReleaseError]]:
@@ -321,7 +327,39 @@ class World:
         if self.state.attempts and not force:
             state = self.state.succeeded(tried)
             held = attempts.held(draw(), state, self.code, self.registry.head)
-        return draw(limit=limit, held=held), list(failures.values())
+        return draw(held=held), list(failures.values())
+
+    def share(
+        self, targets: Sequence[Target], observed: Observed, *, limit: int | None = None
+    ) -> budget.Share:
+        """Leaves to later runs what the requests that this one may make are too few for."""
+        if not any(target.to_do for target in targets):
+            return budget.Share(list(targets), ())
+        return budget.share(
+            targets,
+            self.versions.image,
+            len(observed.releases or ()),
+            self._allowance(left=True),
+            self._allowance(left=False),
+            limit,
+        )
+
+    def _allowance(self, *, left: bool) -> budget.Requests:
+        """What a run may ask: of what is left now, or of what there is at first."""
+        hub = Reference(DOCKER_HUB, self.versions.image.repository)
+        used = (self.versions.image, *(source.repository for source in self.versions.sources))
+        return budget.allowance(
+            signed_in=any(one.registry == DOCKER_HUB for one in used)
+            and self.registry.signs_in(DOCKER_HUB),
+            github_left=self.github.requests_left if left and self.github else None,
+            pulls_left=self.registry.pulls_left(hub) if left else None,
+        )
+
+    def has_requests_for(self, target: Target, observed: Observed) -> bool:
+        """Whether enough is left, after all that this run asked, to publish one more kernel."""
+        left = self.github.requests_left if self.github else None
+        releases = len(observed.releases or ())
+        return left is None or left >= budget.cost(target, self.versions.image, releases).github
 
     @cached_property
     def restorer(self) -> Restorer:
@@ -361,8 +399,7 @@ class World:
 
     def record(self, news: News) -> None:
         """Writes down what a poll found."""
-        for was, now in news.kernels.changes.revised:
-            self.versions = versions.revise(self.versions, was, now)
+        self.versions = versions.revise_all(self.versions, news.kernels.changes.revised)
         self.versions = versions.append(self.versions, news.kernels.new)
         if news.desktops.new:
             self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
@@ -375,14 +412,14 @@ class World:
             Why some could not be looked at.
         """
         failures: list[ReleaseError] = []
+        found: list[tuple[Entry, Entry]] = []
         for target in targets:
             if target.to_do and not target.entry.platforms:
                 try:
-                    found = find_digests(self.registry, target.entry)
+                    found.append((target.entry, find_digests(self.registry, target.entry)))
                 except ReleaseError as error:
                     failures.append(error)
-                else:
-                    self.versions = versions.revise(self.versions, target.entry, found)
+        self.versions = versions.revise_all(self.versions, found)
         return failures
 
     def keep_state(self, *, complete: bool) -> None:
@@ -505,7 +542,11 @@ class Work:
     """What was built or tested last of each kernel, in this order."""
 
     def run(self, target: Target) -> list[Outcome]:
-        """Works on one target, if there is a place for it."""
+        """Works on one target, if there is a place for it and enough may be asked."""
+        world = self.world
+        if self.until >= Step.PUBLISH and not world.has_requests_for(target, self.observed):
+            target = replace(target, left_out=budget.USED_UP, waits=True)
+            return settled(target, world.versions.image)
         if not self.places.take():
             target = replace(target, left_out="beyond --limit; the next run goes on")
             return settled(target, self.world.versions.image)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -295,13 +295,14 @@ def _release_notes(node: Node) -> tuple[str, ...]:
 def _kernels(nodes: list[Node]) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     images: dict[Reference, tuple[Entry, int]] = {}
+    digests: dict[Reference, set[Digest | None]] = {}
     aliases: dict[Reference, Entry] = {}
     names: dict[str, Entry] = {}
     desktops: dict[str, Entry] = {}
     for node in nodes:
         entry = _entry(node)
         first = images.setdefault(entry.image, (entry, node.node.start_mark.line + 1))[1]
-        twins = {known.digest for known in entries if known.image == entry.image}
+        twins = digests.setdefault(entry.image, set())
         if twins & {None, entry.digest} or (twins and not entry.digest):
             raise node.error(
                 f"{entry.image} is there twice (first in line {first})",
@@ -330,6 +331,7 @@ def _kernels(nodes: list[Node]) -> tuple[Entry, ...]:
                     "a Desktop version runs one kernel; remove one of the two",
                 )
             desktops[version] = entry
+        twins.add(entry.digest)
         entries.append(entry)
     return tuple(entries)
 
@@ -458,12 +460,52 @@ def revise(versions: Versions, was: Entry, now: Entry) -> Versions:
     Raises:
         ConfigurationError: the entry is no longer there.
     """
+    return revise_all(versions, ((was, now),))
+
+
+def revise_all(versions: Versions, changes: Iterable[tuple[Entry, Entry]]) -> Versions:
+    """:func:`revise` for many entries, each as it was and as it is to be, in one go: a file of
+    thousands is read and written once.
+
+    Raises:
+        ConfigurationError: one of the entries is no longer there.
+    """
+    changes = tuple(changes)
+    if not changes:
+        return versions
     text = versions.path.read_bytes().decode()
     current = parse(versions.path, text)
-    entry, node = _find(current, text, was, now)
+    top = Node(current.path, compose(current.path, text, begin=_BEGIN)).pairs()
+    nodes = top["kernels"].items() if "kernels" in top else []
+    there: dict[Reference, list[tuple[Entry, yaml.MappingNode]]] = {}
+    for entry, item in zip(current.kernels, nodes, strict=True):
+        assert isinstance(item.node, yaml.MappingNode)
+        there.setdefault(entry.image, []).append((entry, item.node))
+    edits: list[_Edit] = []
+    for was, now in changes:
+        for entry, node in there.get(now.image, ()):
+            if entry.digest in (None, was.digest, now.digest):
+                edits += _edits(text, entry, node, was, now)
+                break
+        else:
+            raise ConfigurationError(
+                "the entry is no longer there", on=f"{current.path}: {now.image}", hint="run again"
+            )
+    for start, end, replacement in sorted(edits, reverse=True):
+        text = text[:start] + replacement + text[end:]
+    return _write(versions.path, text) if edits else current
+
+
+_Edit = tuple[int, int, str]
+"""From where, to where, and by what a text is replaced."""
+
+
+def _edits(
+    text: str, entry: Entry, node: yaml.MappingNode, was: Entry, now: Entry
+) -> Iterator[_Edit]:
+    """What is to be changed of the text of an entry."""
     values = {key.value: value for key, value in node.value}
     added: list[str] = []
-    changed: list[tuple[int, int, str]] = []
     for name in _KEYS:
         wanted, there = _value(now, name), _value(entry, name)
         if name == "aliases" and was.aliases and not now.aliases:
@@ -473,37 +515,22 @@ def revise(versions: Versions, was: Entry, now: Entry) -> Versions:
         if name not in values:
             added.append(f"{name}: {wanted}")
         elif there == _value(was, name):
-            changed.append((values[name].start_mark.index, end_of(values[name]), wanted))
+            yield values[name].start_mark.index, end_of(values[name]), wanted
+    if not added:
+        return
     if node.flow_style:
         position = node.end_mark.index - 1
         if text[position - 1] == ",":
             position -= 1
-        changed.append((position, position, "".join(f", {line}" for line in added)))
-    elif added:
-        newline = "\r\n" if "\r\n" in text else "\n"
-        position = text.find("\n", end_of(node))
-        if position < 0:
-            text += newline
-            position = len(text) - 1
-        indent = " " * node.start_mark.column
-        lines = "".join(f"{indent}{line}{newline}" for line in added)
-        changed.append((position + 1, position + 1, lines))
-    for start, end, replacement in sorted(changed, reverse=True):
-        text = text[:start] + replacement + text[end:]
-    return _write(versions.path, text) if changed else current
-
-
-def _find(current: Versions, text: str, was: Entry, now: Entry) -> tuple[Entry, yaml.MappingNode]:
-    """The entry with this image and one of these digests or none, and its node in ``text``."""
-    top = Node(current.path, compose(current.path, text, begin=_BEGIN)).pairs()
-    nodes = top["kernels"].items() if "kernels" in top else []
-    for entry, item in zip(current.kernels, nodes, strict=True):
-        if entry.image == now.image and entry.digest in (None, was.digest, now.digest):
-            assert isinstance(item.node, yaml.MappingNode)
-            return entry, item.node
-    raise ConfigurationError(
-        "the entry is no longer there", on=f"{current.path}: {now.image}", hint="run again"
-    )
+        yield position, position, "".join(f", {line}" for line in added)
+        return
+    newline = "\r\n" if "\r\n" in text else "\n"
+    lines = [f"{' ' * node.start_mark.column}{line}" for line in added]
+    position = text.find("\n", end_of(node))
+    if position < 0:
+        yield len(text), len(text), "".join(f"{newline}{line}" for line in lines) + newline
+    else:
+        yield position + 1, position + 1, "".join(f"{line}{newline}" for line in lines)
 
 
 def _write(path: Path, text: str) -> Versions:

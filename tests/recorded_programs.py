@@ -11,6 +11,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import shutil
 import sys
 import tarfile
@@ -41,7 +42,14 @@ def digest_of(content: bytes) -> str:
 
 
 def docker(results: Path, arguments: list[str]) -> None:
-    """``docker buildx version``, and ``docker buildx build`` to files."""
+    """``docker buildx version`` and ``inspect``, and ``docker buildx build`` to files."""
+    builder = os.environ.get("BUILDX_BUILDER", "default")
+    if arguments[:3] == ["buildx", "inspect", "--bootstrap"]:
+        said = results / "builders" / arguments[3]
+        if not said.is_file():
+            raise SystemExit(f'ERROR: no builder "{arguments[3]}" found')
+        print(said.read_text())
+        return
     if arguments == ["buildx", "version"]:
         print("github.com/docker/buildx v0.30.0 recorded")
         return
@@ -66,6 +74,8 @@ def docker(results: Path, arguments: list[str]) -> None:
         raise SystemExit(f"docker: no recorded result of the target {target}")
     with (results / "built").open("a") as built:
         built.write(f"{about['KERNEL_NAME']}\n")
+    with (results / "used").open("a") as used:
+        used.write(f"{builder}\n")
     labels = dict(value.split("=", 1) for value in options["--label"])
     architecture = options["--platform"][0].partition("/")[2]
     layers = module_image(about, labels, architecture, (recorded / "zfs.ko").read_bytes())

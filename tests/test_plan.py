@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from semver import Version
 
+from release.budget import Requests, share
 from release.github import Asset, Release
 from release.plan import (
     SUMS,
@@ -156,12 +157,30 @@ def test_newest_first_and_of_one_version_the_last_pushed() -> None:
     assert order == [NAMES[n] for n in (3, 4, 1, 2, 0, 5)]
 
 
+def test_of_one_version_the_kernel_that_a_desktop_runs_comes_first() -> None:
+    observed, platforms = Observed(frozenset(), ()), frozenset({AMD64})
+    entries = [entry(NAMES[n]) for n in (1, 4, 3)]
+    run = dataclasses.replace(entries[0], desktop=("4.13.0",))
+    by_entry = plan([run, *entries[1:]], observed, platforms=platforms)
+    by_map = plan(entries, observed, platforms=platforms, desktop={run.slug: ("4.13.0",)})
+    for targets in (by_entry, by_map):
+        order = [target.entry.image.tag for target in targets]
+        assert order == [NAMES[n] for n in (3, 1, 4)]
+
+
+def limited(targets: list[Target], limit: int | None) -> list[Target]:
+    """What a run with ``--limit`` works on, where no requests are wanting."""
+    plenty = Requests(10**6, 10**6, 10**6)
+    return share(targets, Reference("localhost", "me/zfs"), 0, plenty, plenty, limit).targets
+
+
 def planned(**options: Any) -> dict[str, str]:
     """The reasons by tag of what is left out, in the order of the plan."""
     done = entry("6.1.2")
     observed = Observed(frozenset({done.slug}), (release_of(done),))
     entries = [entry(name) for name in NAMES[:5]]
-    targets = plan(entries, observed, platforms=frozenset({AMD64}), **options)
+    limit = options.pop("limit", None)
+    targets = limited(plan(entries, observed, platforms=frozenset({AMD64}), **options), limit)
     return {str(target.entry.image.tag): target.left_out for target in targets if target.missing}
 
 
@@ -233,9 +252,9 @@ def test_what_waits_takes_nobody_s_place() -> None:
         [entry("5.4.39"), UNRESOLVED],
         Observed(frozenset(), ()),
         platforms=frozenset({AMD64}),
-        limit=1,
         choices={UNRESOLVED.slug: WAITS},
     )
+    targets = limited(targets, 1)
     assert [target.to_do for target in targets] == [False, True]
 
 

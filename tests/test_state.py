@@ -12,6 +12,7 @@ from types import MappingProxyType
 import pytest
 
 from release import attempts, plan, state
+from release.budget import Requests, share
 from release.build import PROJECT
 from release.errors import ConfigurationError
 from release.plan import Observed, Target
@@ -142,13 +143,14 @@ def test_one_platform_that_waits_holds_up_no_other() -> None:
 def test_what_waits_takes_nobody_s_place() -> None:
     older = replace(ENTRY, image=Reference.parse("linuxkit/kernel:4.19.1"))
     nothing = Observed(frozenset(), ())
-    first, second = plan.plan(
+    targets = plan.plan(
         [older, ENTRY],
         nothing,
         platforms=frozenset({AMD64}),
-        limit=1,
         held={ENTRY.slug: {AMD64: "failed 3 times"}},
     )
+    plenty = Requests(1000, 1000, 1000)
+    first, second = share(targets, older.image.name, 0, plenty, plenty, limit=1).targets
     assert (first.entry, first.to_do) == (ENTRY, False)
     assert (second.entry, second.to_do) == (older, True)
 

@@ -19,12 +19,13 @@ import base64
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 from tests.lab.server import EffectCounter, Request, Response
@@ -51,6 +52,7 @@ _RELEASE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "prerelease": bool,
     "make_latest": str,
 }
+_Item = TypeVar("_Item")
 _ids = count(1000)
 
 
@@ -333,7 +335,9 @@ class GitHub(StandIn):
                     return release, asset
         raise Refusal(404, "Not Found")
 
-    def _page(self, call: Call, items: Sequence[dict[str, Any]]) -> Response:
+    def _page(
+        self, call: Call, items: Sequence[_Item], body: Callable[[_Item], dict[str, Any]]
+    ) -> Response:
         size, page = call.number("per_page", 30, maximum=100), call.number("page", 1)
         last = max(1, -(-len(items) // size))
         numbers = {"prev": page - 1, "next": page + 1, "last": last, "first": 1}
@@ -346,7 +350,8 @@ class GitHub(StandIn):
             for rel, number in numbers.items()
         ]
         header = {"Link": ", ".join(links)} if links else {}
-        return json_response(200, items[(page - 1) * size : page * size], **header)
+        bodies = [body(item) for item in items[(page - 1) * size : page * size]]
+        return json_response(200, bodies, **header)
 
     # -- repositories ----------------------------------------------------------------------------
 
@@ -410,7 +415,7 @@ class GitHub(StandIn):
         repository = self._repository(call, owner, name)
         shown = self._shown(call, repository)
         shown.sort(key=lambda release: (release.created_at, release.id), reverse=True)
-        return self._page(call, [self._release_body(repository, release) for release in shown])
+        return self._page(call, shown, partial(self._release_body, repository))
 
     @route("GET", REPO + "/releases/latest")
     def get_latest_release(self, call: Call, owner: str, name: str) -> Response:
@@ -494,7 +499,7 @@ class GitHub(StandIn):
     def list_assets(self, call: Call, owner: str, name: str, number: str) -> Response:
         repository = self._repository(call, owner, name)
         release = self._release(call, repository, number)
-        return self._page(call, [self._asset_body(repository, release, a) for a in release.assets])
+        return self._page(call, release.assets, partial(self._asset_body, repository, release))
 
     @route("POST", "/uploads" + REPO + "/releases/{number:int}/assets", query=("name", "label"))
     def upload_asset(self, call: Call, owner: str, name: str, number: str) -> Response:
@@ -592,7 +597,7 @@ class GitHub(StandIn):
             for issue in reversed(repository.issues)
             if state in ("all", issue.state) and wanted <= set(issue.labels)
         ]
-        return self._page(call, [self._issue_body(repository, issue) for issue in found])
+        return self._page(call, found, partial(self._issue_body, repository))
 
     @route("POST", REPO + "/issues")
     def create_issue(self, call: Call, owner: str, name: str) -> Response:
