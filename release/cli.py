@@ -74,6 +74,7 @@ from release.sync import (
     settled,
     sideload_tar,
 )
+from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
 
@@ -472,7 +473,7 @@ def record_(path: Path) -> int:
     """Commit and push what sync wrote down beside FILE, the file itself included."""
     done = commit.commit(
         path.parent,
-        (path.name, DESKTOP, STATE),
+        (path.name, DESKTOP, STATE, TARBALLS, COMPONENTS.name),
         "Record what is published",
         os.environ,
     )
@@ -812,24 +813,33 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
 
 
 @cli.command("linuxkit")
-@_refs
+@click.argument("refs", nargs=-1, metavar="REF...|all")
 @_versions_option
 @_json_option
 @_jobs_option
-@click.option("--pin", "to_pin", is_flag=True, help="First pin linuxkit.yaml's images by digest.")
+@click.option(
+    "--pin", "to_pin", is_flag=True, help="First, or only, pin linuxkit.yaml's images by digest."
+)
 def linuxkit_(
     refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int, to_pin: bool
 ) -> int:
     """Write files for LinuxKit VMs that load ZFS on boot, and in Docker.
 
-    Builds what is not built, and the VMs where the linuxkit command is installed.
+    Builds what is not built, and the VMs where the linuxkit command is installed. Of the parts of a
+    VM it takes the linuxkit.yaml beside FILE, or the project's own.
     """
+    if not refs and not to_pin:
+        raise click.UsageError("name a kernel, or --pin")
+    beside = path.with_name(COMPONENTS.name)
+    parts = beside if beside.is_file() else COMPONENTS
     with _report() as report:
         world = _world(path)
         if to_pin:
-            for image in pin(COMPONENTS, world.registry.head):
+            for image in pin(parts, world.registry.head):
                 report.say(f"pinned {image}")
-        components = Components.load(COMPONENTS, world.versions.linuxkit)
+        if not refs:
+            return ExitCode.OK
+        components = Components.load(parts, world.versions.linuxkit)
         workshop = Workshop(world.cache, components, os.environ)
         entries = newest_first(world.versions.kernels)
         desktop = world.desktops(entries)

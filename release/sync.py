@@ -23,6 +23,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from release import attempts, child, desktop, drift, latest, publish, versions
+from release.attest import tarball_of
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
@@ -75,6 +76,7 @@ from release.state import NAME as STATE
 from release.state import Inputs, Key
 from release.state import load as load_state
 from release.state import save as save_state
+from release.tarballs import NAME as TARBALLS
 from release.tarballs import Tarballs
 from release.versions import SMOKE_HOST, Entry, Versions
 
@@ -175,7 +177,7 @@ class World:
                 token if openzfs.api == api else None,
             ),
             cache / "sources",
-            Tarballs(versions.path.with_name("openzfs.yaml")),
+            Tarballs(versions.path.with_name(TARBALLS)),
         )
 
     @cached_property
@@ -646,6 +648,9 @@ class Work:
         built = [*kept.values(), *(one.built() for one in passed.values())]
         for each in built:
             entry = _accept(entry, each, target.zfs)
+            tarball = tarball_of(each.labels)
+            if tarball and each.platform in passed:
+                world.openzfs.tarballs.record(each.zfs_version, tarball, str(entry.image))
         release = self._publish(target, entry, kernel, built)
         reports = {p: (one.reason, one.seconds) for p, one in passed.items()}
         done = [

@@ -19,7 +19,8 @@ import yaml
 
 from release import handover, state
 from release.attempts import code_digest
-from release.attest import provenance_name, sbom_name
+from release.attest import TARBALL_LABEL, provenance_name, sbom_name
+from release.components import NAMES as COMPONENTS
 from release.handover import Delivery
 from release.layout import Layout
 from release.plan import SUMS
@@ -41,6 +42,8 @@ TOOLS = Path(sys.executable).parent
 LEFT_OUT = frozenset({"Install", "Prepare Docker"})
 SLUG = "linuxkit-kernel-5.4.39"
 ZFS = "2.1.16"
+TARBALL = parse_digest("sha256:" + "2" * 64)
+OTHER_TARBALL = parse_digest("sha256:" + "3" * 64)
 TOKEN = "a-token-of-one-job"
 WEEKLY = "41 3 * * 1"
 
@@ -176,7 +179,7 @@ class Shop:
             f"on_the_spot: false\nkernels:\n- image: {self.image}\n  desktop: [4.13.0]\n"
         )
         self.git("init", "--quiet", "--bare", "--initial-branch", "main", str(self.origin))
-        self.push({"versions.yaml": versions})
+        self.push({"versions.yaml": versions, "linuxkit.yaml": self.parts(pinned=True)})
 
     def _upstream(self) -> dict[Platform, Digest]:
         registry = self.desk.registry
@@ -228,6 +231,11 @@ class Shop:
 
     def file(self, name: str) -> str:
         return self.git("show", f"main:{name}", cwd=self.origin)
+
+    def parts(self, *, pinned: bool) -> str:
+        """linuxkit.yaml, with the same image for every part of a VM."""
+        image = f"{self.builder}@{self.builder_digest}" if pinned else self.builder
+        return "".join(f"{name}: {image}\n" for name in COMPONENTS)
 
     @property
     def commits(self) -> list[str]:
@@ -284,11 +292,13 @@ class Shop:
         error: str = "",
         lacking: bool = False,
         kernel: Digest | None = None,
+        tarball: Digest | None = None,
     ) -> Path:
         """What ``hand-over`` leaves in the artifact of a build.
 
         Args:
             kernel: what the image says that it is for, where that is not the truth.
+            tarball: of OpenZFS, as the build had it.
         """
         name = f"{SLUG}-{architecture(platform)}"
         to = run.artifacts / f"delivered-{name}"
@@ -299,7 +309,8 @@ class Shop:
             delivery = Delivery(SLUG, platform, status, error, 1.0, inputs, lacking)
         else:
             directory = run.directory / "made" / name
-            layout = self._module_image(directory, platform, kernel or self.kernels[platform])
+            kernel = kernel or self.kernels[platform]
+            layout = self._module_image(directory, platform, kernel, tarball or TARBALL)
             delivery = Delivery(
                 SLUG, platform, Status.UNCHANGED, "loaded and tried", 1.0, image=layout
             )
@@ -309,7 +320,9 @@ class Shop:
     def code(self) -> str:
         return code_digest(PROJECT)
 
-    def _module_image(self, directory: Path, platform: Platform, kernel: Digest) -> Layout:
+    def _module_image(
+        self, directory: Path, platform: Platform, kernel: Digest, tarball: Digest
+    ) -> Layout:
         labels = {
             "install-zfs.builder-digest": self.builder_digest,
             "install-zfs.builder-image": self.builder,
@@ -318,6 +331,7 @@ class Shop:
             "install-zfs.kernel-image": self.image,
             "install-zfs.kernel-release": "5.4.39-linuxkit",
             "install-zfs.zfs-version": ZFS,
+            TARBALL_LABEL: f"pkg:github/openzfs/zfs@zfs-{ZFS}?checksum={tarball}",
         }
         return built(directory, platform, labels)
 
@@ -405,6 +419,8 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.assets == ASSETS
     assert shop.commits == ["Record what is published", "by hand"]
     assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    assert f"digest: {TARBALL}\n" in shop.file("openzfs.yaml")
+    assert shop.file("linuxkit.yaml") == shop.parts(pinned=True)
     assert json.loads(shop.file("state.json"))["attempts"] == {}
     assert shop.issues == []
 
@@ -465,6 +481,51 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
     assert shop.assets == ASSETS
     assert shop.issues == []
     assert json.loads(shop.file("state.json"))["attempts"] == {}
+
+
+def test_builds_with_two_tarballs_of_one_version_are_not_published(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    shop.deliver(run, AMD64)
+    shop.deliver(run, ARM64, tarball=OTHER_TARBALL)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert f"two tarballs of ZFS {ZFS} were downloaded" in published.printed
+    assert shop.tags == set()
+    assert "openzfs.yaml" not in shop.git("ls-tree", "--name-only", "main", cwd=shop.origin)
+
+
+def test_a_build_with_another_tarball_than_was_recorded_is_not_published(shop: Shop) -> None:
+    known = f"tarballs:\n  - version: {ZFS}\n    digest: {OTHER_TARBALL}\n"
+    shop.push({"openzfs.yaml": known})
+    run = shop.run()
+    run.job("plan")
+    assert (run.artifacts / "plan" / "plan" / "openzfs.yaml").read_text() == known
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert f"the tarball of ZFS {ZFS} is another one than before" in published.printed
+    assert shop.tags == set()
+
+
+def test_the_parts_of_vms_are_pinned_once(shop: Shop) -> None:
+    shop.push({"linuxkit.yaml": shop.parts(pinned=False)})
+    shop.desk.registry.fail("HEAD /v2/linuxkit/alpine", Response(403), times=None)
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    published = shop.finish(run)
+    assert published.result == "success", published.printed
+    assert "linuxkit/alpine" in published.printed
+    assert shop.file("linuxkit.yaml") == shop.parts(pinned=False)
+    shop.desk.registry.recover()
+    weekly = shop.run(schedule=WEEKLY)
+    weekly.job("plan")
+    assert shop.finish(weekly).result == "success"
+    assert shop.file("linuxkit.yaml") == shop.parts(pinned=True)
+    assert shop.commits[0] == "Record what is published"
 
 
 def published_for_both(shop: Shop) -> None:

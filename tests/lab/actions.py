@@ -24,7 +24,7 @@ _JOB_KEYS = frozenset(
     {"name", "needs", "if", "runs-on", "timeout-minutes", "permissions", "outputs", "steps"}
     | {"strategy"}
 )
-_STEP_KEYS = frozenset({"name", "id", "if", "uses", "with", "run", "env"})
+_STEP_KEYS = frozenset({"name", "id", "if", "uses", "with", "run", "env"}) | {"continue-on-error"}
 _STATUS = re.compile(r"\b(?:always|cancelled|failure|success)\(\)")
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _TOKEN = re.compile(
@@ -300,12 +300,13 @@ class _Job:
             well = self._use(step["uses"], inputs, output)
         else:
             well = self._bash(step, contexts, output)
+        pardoned = step.get("continue-on-error", False) is True
         if name := step.get("id"):
             pairs = (line.partition("=") for line in output.read_text().splitlines())
             outputs = {key: value for key, _, value in pairs}
-            how = "success" if well else "failure"
-            self._steps[name] = Context(outputs=outputs, outcome=how, conclusion=how)
-        self._well = self._well and well
+            how, in_the_end = ("success" if one else "failure" for one in (well, well or pardoned))
+            self._steps[name] = Context(outputs=outputs, outcome=how, conclusion=in_the_end)
+        self._well = self._well and (well or pardoned)
 
     def _bash(self, step: Mapping[str, Any], contexts: Contexts, output: Path) -> bool:
         variables = {**self._run.workflow.get("env", {}), **step.get("env", {})}
