@@ -31,6 +31,7 @@ from release import (
     versions,
 )
 from release.advice import after_build, after_linuxkit, after_on_the_spot
+from release.attest import Subject
 from release.build import Built
 from release.components import Components, pin
 from release.desktop import NAME as DESKTOP
@@ -168,6 +169,11 @@ def cli(log_level: str) -> None:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="With --delivered: the plan's directory, which says what was to be delivered.",
 )
+@click.option(
+    "--subjects",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the checksums of what was built and published to this file, to be signed.",
+)
 def sync(
     path: Path,
     json_to: Path | None,
@@ -178,6 +184,7 @@ def sync(
     force: bool,
     delivered: Path | None,
     expected: Path | None,
+    subjects: Path | None,
 ) -> int:
     """Do everything: poll, append, build, smoke, push, publish; newest kernels first."""
     if (delivered is None) != (expected is None):
@@ -208,6 +215,7 @@ def sync(
         _tell(report, news)
         _tell_age(report, world)
         _warn(report, world, targets)
+        signed: list[Subject] = []
         outcomes = run(
             world,
             targets,
@@ -217,7 +225,14 @@ def sync(
             report=report,
             limit=limit,
             delivered=received,
+            sign=signed.append,
         )
+        if subjects and signed:
+            subjects.parent.mkdir(parents=True, exist_ok=True)
+            subjects.write_text(
+                "".join(f"{one.digest.removeprefix('sha256:')}  {one.name}\n" for one in signed)
+            )
+            report.output(subjects=str(subjects))
         outcomes = recollect.tell(outcomes, news.found)
         world.keep_state(complete=not failures)
         unmoved = None

@@ -22,6 +22,7 @@ from release.attempts import code_digest
 from release.attest import TARBALL_LABEL, provenance_name, sbom_name
 from release.components import NAMES as COMPONENTS
 from release.handover import Delivery
+from release.http import bytes_digest
 from release.layout import Layout
 from release.plan import SUMS
 from release.reference import Digest, Platform, architecture, parse_digest
@@ -118,7 +119,7 @@ def test_who_may_do_what() -> None:
         "test": {"contents": "read"},
         "plan": {"contents": "read"},
         "build": {"contents": "read"},
-        "publish": {"contents": "write"},
+        "publish": {"attestations": "write", "contents": "write", "id-token": "write"},
         "report": {"contents": "read", "issues": "write"},
     }
 
@@ -414,6 +415,10 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.tags == {SLUG, "desktop-4.13.0"}
     _, content = shop.desk.registry.manifests["me/zfs"][SLUG]
     platforms = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
+    sums = {asset.name: asset.digest for asset in shop.desk.releases.releases[0].assets}
+    del sums[SUMS]
+    index = (f"{shop.desk.registry.host}/me/zfs", bytes_digest(content))
+    assert run.attested == {*sums.items(), index}
     # What attests them has a place among them, too.
     assert platforms == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
@@ -556,6 +561,7 @@ def test_what_can_be_brought_back_is_not_built_again(shop: Shop) -> None:
     published = shop.finish(run)
     assert published.result == "success", published.printed
     assert "repaired: the image was missing" in published.printed
+    assert run.attested == set(), "what another run built is that run's to sign"
     assert (
         shop.desk.registry.manifests["me/zfs"][SLUG]
         == (shop.desk.registry.manifests["me/zfs"][index])
@@ -601,6 +607,7 @@ def test_what_is_nowhere_any_more_is_built_and_joins_what_was_brought_back(
     found = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
     assert found == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
+    assert {name for name, _ in run.attested if "/" not in name} == assets("arm64") - {SUMS}
     assert shop.run().job("plan").outputs["build"] == "false"
 
 

@@ -199,6 +199,7 @@ class Run:
         environment: what the machine has; nothing else is passed on.
         left_out: names of steps whose commands are not for this machine.
         python: what stands for ``.venv/bin/python``.
+        attested: names and digests that were signed.
     """
 
     file: Path
@@ -209,6 +210,7 @@ class Run:
     left_out: frozenset[str]
     python: Path
     ended: dict[str, Ended] = field(default_factory=dict)
+    attested: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def workflow(self) -> dict[Any, Any]:
@@ -360,9 +362,22 @@ class _Job:
                 _known(inputs, ("script",), action)
                 names = re.findall(r"setOutput\('(\w+)'", inputs["script"])
                 output.write_text("".join(f"{one}=a {one}\n" for one in names))
+            case "actions/attest-build-provenance":
+                _known(inputs, ("subject-checksums",), action)
+                return self._attest(self._workspace / inputs["subject-checksums"])
             case _:
                 raise Unknown(f"the action {name}")
         return True
+
+    def _attest(self, checksums: Path) -> bool:
+        """Signs what a file names, as sha256sum writes it."""
+        permissions = self._job["permissions"]
+        if {permissions.get(one) for one in ("attestations", "id-token")} != {"write"}:
+            return False
+        lines = checksums.read_text().splitlines()
+        found = [re.fullmatch(r"([0-9a-f]{64})  (\S+)", line) for line in lines]
+        self._run.attested.update((one[2], f"sha256:{one[1]}") for one in found if one)
+        return all(found) and 0 < len(found) <= 1024
 
     def _upload(self, action: str, inputs: dict[str, str]) -> bool:
         known = ("name", "path", "if-no-files-found", "overwrite", "retention-days")
