@@ -82,9 +82,8 @@ class Origin:
     @property
     def tarball(self) -> tuple[str, str]:
         """The package URL of OpenZFS's tarball, and its SHA-256; empty where no label says it."""
-        url, _, qualifiers = self.label(TARBALL_LABEL).partition("?")
-        checksums = parse_qs(qualifiers).get("checksum", [""])
-        return url, checksums[0].removeprefix("sha256:")
+        url = self.label(TARBALL_LABEL).partition("?")[0]
+        return url, (tarball_of(self.labels) or "").removeprefix("sha256:")
 
     @property
     def materials(self) -> list[dict[str, Any]]:
@@ -109,6 +108,13 @@ class Origin:
             uri = f"git+{source}" if source else "urn:install-zfs:sources"
             found.append({"uri": uri, "digest": {"gitCommit": commit}})
         return found
+
+
+def tarball_of(labels: Mapping[str, str]) -> Digest | None:
+    """The digest of the OpenZFS tarball that an image was made of; None where no label says it."""
+    qualifiers = labels.get(TARBALL_LABEL, "").partition("?")[2]
+    checksums = parse_qs(qualifiers).get("checksum")
+    return parse_digest(checksums[0]) if checksums else None
 
 
 def _material(image: str, digest: str) -> dict[str, Any]:

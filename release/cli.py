@@ -31,6 +31,7 @@ from release import (
     versions,
 )
 from release.advice import after_build, after_linuxkit, after_on_the_spot
+from release.attest import Subject
 from release.build import BUILDX_BUILDER, Built
 from release.components import Components, pin
 from release.desktop import NAME as DESKTOP
@@ -74,6 +75,7 @@ from release.sync import (
     settled,
     sideload_tar,
 )
+from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
 
@@ -184,6 +186,11 @@ def cli(log_level: str) -> None:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="With --delivered: the plan's directory, which says what was to be delivered.",
 )
+@click.option(
+    "--subjects",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the checksums of what was built and published to this file, to be signed.",
+)
 def sync(
     path: Path,
     json_to: Path | None,
@@ -194,6 +201,7 @@ def sync(
     force: bool,
     delivered: Path | None,
     expected: Path | None,
+    subjects: Path | None,
 ) -> int:
     """Do everything: poll, append, build, smoke, push, publish; newest kernels first."""
     if (delivered is None) != (expected is None):
@@ -225,6 +233,7 @@ def sync(
         _tell(report, news)
         _tell_age(report, world)
         _warn(report, world, targets)
+        signed: list[Subject] = []
         outcomes = run(
             world,
             targets,
@@ -234,7 +243,14 @@ def sync(
             report=report,
             limit=limit,
             delivered=received,
+            sign=signed.append,
         )
+        if subjects and signed:
+            subjects.parent.mkdir(parents=True, exist_ok=True)
+            subjects.write_text(
+                "".join(f"{one.digest.removeprefix('sha256:')}  {one.name}\n" for one in signed)
+            )
+            report.output(subjects=str(subjects))
         outcomes = recollect.tell(outcomes, news.found)
         world.keep_state(complete=not failures)
         unmoved = None
@@ -494,7 +510,7 @@ def record_(path: Path) -> int:
     """Commit and push what sync wrote down beside FILE, the file itself included."""
     done = commit.commit(
         path.parent,
-        (path.name, DESKTOP, STATE),
+        (path.name, DESKTOP, STATE, TARBALLS, COMPONENTS.name),
         "Record what is published",
         os.environ,
     )
@@ -837,24 +853,33 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
 
 
 @cli.command("linuxkit")
-@_refs
+@click.argument("refs", nargs=-1, metavar="REF...|all")
 @_versions_option
 @_json_option
 @_jobs_option
-@click.option("--pin", "to_pin", is_flag=True, help="First pin linuxkit.yaml's images by digest.")
+@click.option(
+    "--pin", "to_pin", is_flag=True, help="First, or only, pin linuxkit.yaml's images by digest."
+)
 def linuxkit_(
     refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int, to_pin: bool
 ) -> int:
     """Write files for LinuxKit VMs that load ZFS on boot, and in Docker.
 
-    Builds what is not built, and the VMs where the linuxkit command is installed.
+    Builds what is not built, and the VMs where the linuxkit command is installed. Of the parts of a
+    VM it takes the linuxkit.yaml beside FILE, or the project's own.
     """
+    if not refs and not to_pin:
+        raise click.UsageError("name a kernel, or --pin")
+    beside = path.with_name(COMPONENTS.name)
+    parts = beside if beside.is_file() else COMPONENTS
     with _report() as report:
         world = _world(path)
         if to_pin:
-            for image in pin(COMPONENTS, world.registry.head):
+            for image in pin(parts, world.registry.head):
                 report.say(f"pinned {image}")
-        components = Components.load(COMPONENTS, world.versions.linuxkit)
+        if not refs:
+            return ExitCode.OK
+        components = Components.load(parts, world.versions.linuxkit)
         workshop = Workshop(world.cache, components, os.environ)
         entries = newest_first(world.versions.kernels)
         desktop = world.desktops(entries)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from release.attest import tarball_of
 from release.build import Built
 from release.desktop import NAME as DESKTOP
 from release.errors import ConfigurationError, PublishError, ReleaseError
@@ -26,6 +27,7 @@ from release.reference import Digest, Platform, architecture, parse_digest, pars
 from release.report import Status
 from release.state import NAME as STATE
 from release.state import Inputs, Key
+from release.tarballs import NAME as TARBALLS
 from release.versions import NAME, load
 
 
@@ -142,7 +144,7 @@ def copy(versions: Path, to: Path) -> Path:
     to.mkdir(parents=True)
     write_jobs((), to)
     shutil.copyfile(versions, to / NAME)
-    for name in (DESKTOP, STATE):
+    for name in (DESKTOP, STATE, TARBALLS):
         if (file := versions.with_name(name)).is_file():
             shutil.copyfile(file, to / name)
     if table:
@@ -254,7 +256,24 @@ def receive(directory: Path, expected: Sequence[Job]) -> dict[Key, Delivery]:
                 found[one.key] = _read(facts.parent, one)
             except ReleaseError as error:
                 found[one.key] = _failure(one, error.summary)
-    return found
+    return found | {job.key: _failure(job, why) for job, why in _contradictions(expected, found)}
+
+
+def _contradictions(
+    jobs: Sequence[Job], found: Mapping[Key, Delivery]
+) -> Iterator[tuple[Job, str]]:
+    """The builds that had different tarballs of one version of OpenZFS, each with what they had:
+    which of them is the right one nobody can tell.
+    """
+    passed = [(job, found[job.key].built()) for job in jobs if found[job.key].passed]
+    seen: dict[str, dict[str, list[str]]] = {}
+    for job, built in passed:
+        if digest := tarball_of(built.labels):
+            seen.setdefault(built.zfs_version, {}).setdefault(digest, []).append(job.name)
+    for job, built in passed:
+        if len(tarballs := seen.get(built.zfs_version, {})) > 1:
+            had = "; ".join(f"{digest}: {', '.join(who)}" for digest, who in tarballs.items())
+            yield job, f"two tarballs of ZFS {built.zfs_version} were downloaded: {had}"
 
 
 def _failure(job: Job, reason: str) -> Delivery:
@@ -291,6 +310,8 @@ def _image(directory: Path, digest: Digest) -> Layout:
         for blob, path in image.blobs():
             if file_digest(path) != blob:
                 raise PublishError("a blob does not have its digest", on=f"{directory} {blob}")
+        # What cannot be compared with others' is not taken.
+        tarball_of(image.labels())
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise PublishError("holds no image that is whole", on=str(directory)) from error
     return image

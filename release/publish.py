@@ -404,11 +404,37 @@ def stands(release: Release | None, receipt: Receipt | None, slug: str, built: B
     part = receipt.platforms.get(built.platform) if receipt else None
     if not release or not receipt or not part or part.manifest != built.digest:
         return False
-    tar = asset_name(slug, built.platform)
     return all(
         name in receipt.files and receipt.files[name].is_in(release.asset(name))
-        for name in (tar, sbom_name(tar), provenance_name(tar))
+        for name in asset_names(slug, built.platform)
     )
+
+
+def asset_names(slug: str, platform: Platform) -> tuple[str, ...]:
+    """The sideload tar of a platform, and what attests it."""
+    tar = asset_name(slug, platform)
+    return tar, sbom_name(tar), provenance_name(tar)
+
+
+def subjects(
+    image: Reference,
+    slug: str,
+    platforms: Iterable[Platform],
+    pushed: Pushed,
+    files: Mapping[str, Digest],
+) -> Iterator[Subject]:
+    """What there is to sign of a kernel of which these platforms are new: their files, and the
+    indexes.
+
+    Args:
+        files: of the release, by name.
+    """
+    names = [name for one in platforms for name in asset_names(slug, one)]
+    for name in names:
+        yield Subject(name, files[name])
+    if names:
+        for document in filter(None, (pushed.image, pushed.modules)):
+            yield Subject(str(image.name), document.digest)
 
 
 def _file(path: Path) -> File:

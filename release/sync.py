@@ -23,6 +23,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from release import attempts, budget, child, desktop, drift, latest, publish, versions
+from release.attest import Subject, tarball_of
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder, Built, Recipe
 from release.builders import choose_builder
@@ -42,7 +43,7 @@ from release.errors import (
 )
 from release.github import API, GitHub
 from release.handover import Delivery
-from release.http import Http, bytes_digest, redact
+from release.http import Http, bytes_digest, file_digest, redact
 from release.openzfs import OpenZFS
 from release.plan import (
     Observed,
@@ -82,6 +83,7 @@ from release.state import NAME as STATE
 from release.state import Inputs, Key
 from release.state import load as load_state
 from release.state import save as save_state
+from release.tarballs import NAME as TARBALLS
 from release.tarballs import Tarballs
 from release.versions import SMOKE_HOST, Entry, Versions
 
@@ -182,7 +184,7 @@ class World:
                 token if openzfs.api == api else None,
             ),
             cache / "sources",
-            Tarballs(versions.path.with_name("openzfs.yaml")),
+            Tarballs(versions.path.with_name(TARBALLS)),
         )
 
     @cached_property
@@ -538,6 +540,8 @@ class Work:
     """What others built and tested, where nothing is built here."""
     hand_over: Callable[[Built], object] | None = None
     """Takes what passed, in place of this machine's engine."""
+    sign: Callable[[Subject], object] | None = None
+    """Takes what was built now and is published, for others to sign."""
     tried: dict[Key, Inputs] = field(default_factory=dict)
     """What was built or tested last of each kernel, in this order."""
 
@@ -687,7 +691,10 @@ class Work:
         built = [*kept.values(), *(one.built() for one in passed.values())]
         for each in built:
             entry = _accept(entry, each, target.zfs)
-        release = self._publish(target, entry, kernel, built)
+            tarball = tarball_of(each.labels)
+            if tarball and each.platform in passed:
+                world.openzfs.tarballs.record(each.zfs_version, tarball, str(entry.image))
+        release = self._publish(target, entry, kernel, built, kept)
         reports = {p: (one.reason, one.seconds) for p, one in passed.items()}
         done = [
             Outcome(
@@ -728,7 +735,7 @@ class Work:
         assert target.receipt
         entry = replace(target.entry, zfs=target.zfs, desktop=target.desktop)
         entry = replace(entry, builder=entry.builder or target.receipt.entry.builder)
-        release = self._publish(target, entry, known_kernel(entry), list(kept.values()))
+        release = self._publish(target, entry, known_kernel(entry), list(kept.values()), kept)
         built = [kept[platform] for platform in target.platforms]
         reason = _repaired(target, built)
         return self._done(entry, built, Status.PUBLISHED, reason, release, started)
@@ -771,7 +778,9 @@ class Work:
         if self.until >= Step.PUBLISH:
             others = [one for platform, one in kept.items() if platform not in platforms]
             status = Status.PUBLISHED
-            release = self._publish(target, entry, kernel, [*built, *others])
+            release = self._publish(
+                target, entry, kernel, [*built, *others], [one.platform for one in others]
+            )
             reason = "; ".join(filter(None, (_repaired(target, built), *tried)))
         elif self.hand_over:
             status, release, reason = Status.UNCHANGED, "", "; ".join(tried)
@@ -936,7 +945,19 @@ class Work:
         tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
         return f"built{tested}, not published"
 
-    def _publish(self, target: Target, entry: Entry, kernel: Kernel, built: Sequence[Built]) -> str:
+    def _publish(
+        self,
+        target: Target,
+        entry: Entry,
+        kernel: Kernel,
+        built: Sequence[Built],
+        kept: Collection[Platform],
+    ) -> str:
+        """Publishes a kernel; the git tag of its release.
+
+        Args:
+            kept: the platforms of which nothing was built now.
+        """
         world, image = self.world, self.world.versions.image
         assert world.github
         assert entry.zfs
@@ -946,9 +967,13 @@ class Work:
         self.report.step(entry.slug, "release")
         directory = world.cache / "release" / entry.slug
         directory.mkdir(parents=True, exist_ok=True)
-        assets = []
+        assets: list[Path] = []
+        standing: dict[str, Digest] = {}
         for one in built:
             if publish.stands(target.release, receipt, entry.slug, one):
+                assert receipt
+                names = publish.asset_names(entry.slug, one.platform)
+                standing |= {name: receipt.files[name].digest for name in names}
                 continue
             tar = save_tar(world, entry, one)
             asset = directory / asset_name(entry.slug, one.platform)
@@ -964,6 +989,11 @@ class Work:
             publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
+            if self.sign:
+                files = standing | {path.name: file_digest(path) for path in assets}
+                new = [one.platform for one in built if one.platform not in kept]
+                for subject in publish.subjects(image, entry.slug, new, pushed, files):
+                    self.sign(subject)
         return release.git_tag
 
 
@@ -1129,6 +1159,7 @@ def run(
     limit: int | None = None,
     delivered: Mapping[Key, Delivery] | None = None,
     hand_over: Callable[[Built], object] | None = None,
+    sign: Callable[[Subject], object] | None = None,
 ) -> list[Outcome]:
     """Works on what is to be done, ``jobs`` kernels side by side, newest first.
 
@@ -1136,10 +1167,19 @@ def run(
         limit: how many kernels to work on at most.
         delivered: publish what others built and tested, and build nothing.
         hand_over: takes what passed, in place of this machine's engine.
+        sign: takes what was built now and is published, for others to sign.
     """
     world.openzfs.keep()
     work = Work(
-        world, observed, until, report, threading.Lock(), _Places(limit), delivered, hand_over
+        world,
+        observed,
+        until,
+        report,
+        threading.Lock(),
+        _Places(limit),
+        delivered,
+        hand_over,
+        sign,
     )
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(max(1, jobs)) as pool, ExitStack() as interrupted:

@@ -14,6 +14,7 @@ from release.reference import Digest, parse_digest
 from release.versions import ZFS_VERSION
 from release.yamlfile import Node, appended, compose, read, write
 
+NAME = "openzfs.yaml"
 _BEGIN = "tarballs: []"
 _HEADER = """\
 # The digests of OpenZFS's source tarballs, as they were when they were first used.

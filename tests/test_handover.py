@@ -142,12 +142,12 @@ def test_a_plan_takes_along_what_it_was_made_from(tmp_path: Path) -> None:
     versions = tmp_path / "mine.yaml"
     versions.write_text("image: me/zfs\nbuilders: tables/b.yaml\nkernels:\n")
     (tmp_path / "tables").mkdir()
-    for name in ("desktop.yaml", "state.json", "tables/b.yaml"):
+    for name in ("desktop.yaml", "state.json", "openzfs.yaml", "tables/b.yaml"):
         (tmp_path / name).write_text(name)
     to = tmp_path / "plan"
     for _ in range(2):
         assert handover.copy(versions, to).read_text() == versions.read_text()
-        for name in ("desktop.yaml", "state.json", "tables/b.yaml"):
+        for name in ("desktop.yaml", "state.json", "openzfs.yaml", "tables/b.yaml"):
             assert (to / name).read_text() == name
         assert read_jobs(to) == []
     handover.write_jobs([JOB], to)

@@ -105,8 +105,10 @@ def machine(architecture: str = "amd64") -> Machine:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_linuxkit_reads(variant: str) -> None:
-    text = machine().yaml(variant, Components.load(COMPONENTS, {}))
+def test_what_linuxkit_reads(variant: str, tmp_path: Path) -> None:
+    path = tmp_path / "linuxkit.yaml"
+    path.write_text(unpinned())
+    text = machine().yaml(variant, Components.load(path, {}))
     assert list(misfits(yaml.safe_load(text), SCHEMA)) == []
     compare(f"{variant}.yml", text)
 
@@ -146,9 +148,13 @@ def test_the_projects_images_are_pinned() -> None:
             assert len(image.tag) == len(hashlib.sha1(b"").hexdigest())
 
 
+def unpinned() -> str:
+    return re.sub("(?m)@sha256:[0-9a-f]{64}$", "", COMPONENTS.read_text())
+
+
 def test_pinning_writes_the_digests_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "linuxkit.yaml"
-    before = COMPONENTS.read_text().replace("init: linuxkit/init:", "init: 'linuxkit/init:", 1)
+    before = unpinned().replace("init: linuxkit/init:", "init: 'linuxkit/init:", 1)
     before = before.replace("\nrunc:", "' # as it was\nrunc:", 1)
     path.write_text(before)
     asked: list[Reference] = []
@@ -171,10 +177,10 @@ def test_pinning_writes_the_digests_and_nothing_else(tmp_path: Path) -> None:
 
 def test_what_is_not_there_is_not_pinned(tmp_path: Path) -> None:
     path = tmp_path / "linuxkit.yaml"
-    path.write_text(COMPONENTS.read_text())
+    path.write_text(unpinned())
     with pytest.raises(ResolveError, match=r"linuxkit/init:.*is not there"):
         pin(path, lambda _: None)
-    assert path.read_text() == COMPONENTS.read_text()
+    assert path.read_text() == unpinned()
 
 
 # Settings

@@ -19,8 +19,10 @@ import yaml
 
 from release import handover, state
 from release.attempts import code_digest
-from release.attest import provenance_name, sbom_name
+from release.attest import TARBALL_LABEL, provenance_name, sbom_name
+from release.components import NAMES as COMPONENTS
 from release.handover import Delivery
+from release.http import bytes_digest
 from release.layout import Layout
 from release.plan import SUMS
 from release.reference import Digest, Platform, architecture, parse_digest
@@ -41,6 +43,8 @@ TOOLS = Path(sys.executable).parent
 LEFT_OUT = frozenset({"Install", "Prepare Docker"})
 SLUG = "linuxkit-kernel-5.4.39"
 ZFS = "2.1.16"
+TARBALL = parse_digest("sha256:" + "2" * 64)
+OTHER_TARBALL = parse_digest("sha256:" + "3" * 64)
 TOKEN = "a-token-of-one-job"
 WEEKLY = "41 3 * * 1"
 
@@ -115,7 +119,7 @@ def test_who_may_do_what() -> None:
         "test": {"contents": "read"},
         "plan": {"contents": "read"},
         "build": {"contents": "read"},
-        "publish": {"contents": "write"},
+        "publish": {"attestations": "write", "contents": "write", "id-token": "write"},
         "report": {"contents": "read", "issues": "write"},
     }
 
@@ -176,7 +180,7 @@ class Shop:
             f"on_the_spot: false\nkernels:\n- image: {self.image}\n  desktop: [4.13.0]\n"
         )
         self.git("init", "--quiet", "--bare", "--initial-branch", "main", str(self.origin))
-        self.push({"versions.yaml": versions})
+        self.push({"versions.yaml": versions, "linuxkit.yaml": self.parts(pinned=True)})
 
     def _upstream(self) -> dict[Platform, Digest]:
         registry = self.desk.registry
@@ -228,6 +232,11 @@ class Shop:
 
     def file(self, name: str) -> str:
         return self.git("show", f"main:{name}", cwd=self.origin)
+
+    def parts(self, *, pinned: bool) -> str:
+        """linuxkit.yaml, with the same image for every part of a VM."""
+        image = f"{self.builder}@{self.builder_digest}" if pinned else self.builder
+        return "".join(f"{name}: {image}\n" for name in COMPONENTS)
 
     @property
     def commits(self) -> list[str]:
@@ -284,11 +293,13 @@ class Shop:
         error: str = "",
         lacking: bool = False,
         kernel: Digest | None = None,
+        tarball: Digest | None = None,
     ) -> Path:
         """What ``hand-over`` leaves in the artifact of a build.
 
         Args:
             kernel: what the image says that it is for, where that is not the truth.
+            tarball: of OpenZFS, as the build had it.
         """
         name = f"{SLUG}-{architecture(platform)}"
         to = run.artifacts / f"delivered-{name}"
@@ -299,7 +310,8 @@ class Shop:
             delivery = Delivery(SLUG, platform, status, error, 1.0, inputs, lacking)
         else:
             directory = run.directory / "made" / name
-            layout = self._module_image(directory, platform, kernel or self.kernels[platform])
+            kernel = kernel or self.kernels[platform]
+            layout = self._module_image(directory, platform, kernel, tarball or TARBALL)
             delivery = Delivery(
                 SLUG, platform, Status.UNCHANGED, "loaded and tried", 1.0, image=layout
             )
@@ -309,7 +321,9 @@ class Shop:
     def code(self) -> str:
         return code_digest(PROJECT)
 
-    def _module_image(self, directory: Path, platform: Platform, kernel: Digest) -> Layout:
+    def _module_image(
+        self, directory: Path, platform: Platform, kernel: Digest, tarball: Digest
+    ) -> Layout:
         labels = {
             "install-zfs.builder-digest": self.builder_digest,
             "install-zfs.builder-image": self.builder,
@@ -318,6 +332,7 @@ class Shop:
             "install-zfs.kernel-image": self.image,
             "install-zfs.kernel-release": "5.4.39-linuxkit",
             "install-zfs.zfs-version": ZFS,
+            TARBALL_LABEL: f"pkg:github/openzfs/zfs@zfs-{ZFS}?checksum={tarball}",
         }
         return built(directory, platform, labels)
 
@@ -400,11 +415,17 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.tags == {SLUG, "desktop-4.13.0"}
     _, content = shop.desk.registry.manifests["me/zfs"][SLUG]
     platforms = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
+    sums = {asset.name: asset.digest for asset in shop.desk.releases.releases[0].assets}
+    del sums[SUMS]
+    index = (f"{shop.desk.registry.host}/me/zfs", bytes_digest(content))
+    assert run.attested == {*sums.items(), index}
     # What attests them has a place among them, too.
     assert platforms == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
     assert shop.commits == ["Record what is published", "by hand"]
     assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    assert f"digest: {TARBALL}\n" in shop.file("openzfs.yaml")
+    assert shop.file("linuxkit.yaml") == shop.parts(pinned=True)
     assert json.loads(shop.file("state.json"))["attempts"] == {}
     assert shop.issues == []
 
@@ -467,6 +488,51 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
     assert json.loads(shop.file("state.json"))["attempts"] == {}
 
 
+def test_builds_with_two_tarballs_of_one_version_are_not_published(shop: Shop) -> None:
+    run = shop.run()
+    run.job("plan")
+    shop.deliver(run, AMD64)
+    shop.deliver(run, ARM64, tarball=OTHER_TARBALL)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert f"two tarballs of ZFS {ZFS} were downloaded" in published.printed
+    assert shop.tags == set()
+    assert "openzfs.yaml" not in shop.git("ls-tree", "--name-only", "main", cwd=shop.origin)
+
+
+def test_a_build_with_another_tarball_than_was_recorded_is_not_published(shop: Shop) -> None:
+    known = f"tarballs:\n  - version: {ZFS}\n    digest: {OTHER_TARBALL}\n"
+    shop.push({"openzfs.yaml": known})
+    run = shop.run()
+    run.job("plan")
+    assert (run.artifacts / "plan" / "plan" / "openzfs.yaml").read_text() == known
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    published = shop.finish(run)
+    assert published.result == "failure"
+    assert f"the tarball of ZFS {ZFS} is another one than before" in published.printed
+    assert shop.tags == set()
+
+
+def test_the_parts_of_vms_are_pinned_once(shop: Shop) -> None:
+    shop.push({"linuxkit.yaml": shop.parts(pinned=False)})
+    shop.desk.registry.fail("HEAD /v2/linuxkit/alpine", Response(403), times=None)
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    published = shop.finish(run)
+    assert published.result == "success", published.printed
+    assert "linuxkit/alpine" in published.printed
+    assert shop.file("linuxkit.yaml") == shop.parts(pinned=False)
+    shop.desk.registry.recover()
+    weekly = shop.run(schedule=WEEKLY)
+    weekly.job("plan")
+    assert shop.finish(weekly).result == "success"
+    assert shop.file("linuxkit.yaml") == shop.parts(pinned=True)
+    assert shop.commits[0] == "Record what is published"
+
+
 def published_for_both(shop: Shop) -> None:
     run = shop.run()
     run.job("plan")
@@ -495,6 +561,7 @@ def test_what_can_be_brought_back_is_not_built_again(shop: Shop) -> None:
     published = shop.finish(run)
     assert published.result == "success", published.printed
     assert "repaired: the image was missing" in published.printed
+    assert run.attested == set(), "what another run built is that run's to sign"
     assert (
         shop.desk.registry.manifests["me/zfs"][SLUG]
         == (shop.desk.registry.manifests["me/zfs"][index])
@@ -540,6 +607,7 @@ def test_what_is_nowhere_any_more_is_built_and_joins_what_was_brought_back(
     found = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
     assert found == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
+    assert {name for name, _ in run.attested if "/" not in name} == assets("arm64") - {SUMS}
     assert shop.run().job("plan").outputs["build"] == "false"
 
 

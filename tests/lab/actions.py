@@ -24,7 +24,7 @@ _JOB_KEYS = frozenset(
     {"name", "needs", "if", "runs-on", "timeout-minutes", "permissions", "outputs", "steps"}
     | {"strategy"}
 )
-_STEP_KEYS = frozenset({"name", "id", "if", "uses", "with", "run", "env"})
+_STEP_KEYS = frozenset({"name", "id", "if", "uses", "with", "run", "env"}) | {"continue-on-error"}
 _STATUS = re.compile(r"\b(?:always|cancelled|failure|success)\(\)")
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _TOKEN = re.compile(
@@ -199,6 +199,7 @@ class Run:
         environment: what the machine has; nothing else is passed on.
         left_out: names of steps whose commands are not for this machine.
         python: what stands for ``.venv/bin/python``.
+        attested: names and digests that were signed.
     """
 
     file: Path
@@ -209,6 +210,7 @@ class Run:
     left_out: frozenset[str]
     python: Path
     ended: dict[str, Ended] = field(default_factory=dict)
+    attested: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def workflow(self) -> dict[Any, Any]:
@@ -300,12 +302,13 @@ class _Job:
             well = self._use(step["uses"], inputs, output)
         else:
             well = self._bash(step, contexts, output)
+        pardoned = step.get("continue-on-error", False) is True
         if name := step.get("id"):
             pairs = (line.partition("=") for line in output.read_text().splitlines())
             outputs = {key: value for key, _, value in pairs}
-            how = "success" if well else "failure"
-            self._steps[name] = Context(outputs=outputs, outcome=how, conclusion=how)
-        self._well = self._well and well
+            how, in_the_end = ("success" if one else "failure" for one in (well, well or pardoned))
+            self._steps[name] = Context(outputs=outputs, outcome=how, conclusion=in_the_end)
+        self._well = self._well and (well or pardoned)
 
     def _bash(self, step: Mapping[str, Any], contexts: Contexts, output: Path) -> bool:
         variables = {**self._run.workflow.get("env", {}), **step.get("env", {})}
@@ -359,9 +362,22 @@ class _Job:
                 _known(inputs, ("script",), action)
                 names = re.findall(r"setOutput\('(\w+)'", inputs["script"])
                 output.write_text("".join(f"{one}=a {one}\n" for one in names))
+            case "actions/attest-build-provenance":
+                _known(inputs, ("subject-checksums",), action)
+                return self._attest(self._workspace / inputs["subject-checksums"])
             case _:
                 raise Unknown(f"the action {name}")
         return True
+
+    def _attest(self, checksums: Path) -> bool:
+        """Signs what a file names, as sha256sum writes it."""
+        permissions = self._job["permissions"]
+        if {permissions.get(one) for one in ("attestations", "id-token")} != {"write"}:
+            return False
+        lines = checksums.read_text().splitlines()
+        found = [re.fullmatch(r"([0-9a-f]{64})  (\S+)", line) for line in lines]
+        self._run.attested.update((one[2], f"sha256:{one[1]}") for one in found if one)
+        return all(found) and 0 < len(found) <= 1024
 
     def _upload(self, action: str, inputs: dict[str, str]) -> bool:
         known = ("name", "path", "if-no-files-found", "overwrite", "retention-days")
