@@ -63,21 +63,12 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import (
-    STOP,
-    News,
-    Step,
-    World,
-    move_latest,
-    native_platform,
-    platform_of,
-    run,
-    settled,
-    sideload_tar,
-)
+from release.sync import move_latest, run
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
+from release.work import settled, sideload_tar
+from release.world import STOP, News, Step, World, native_platform, platform_of
 
 _INTERRUPTED = 130
 

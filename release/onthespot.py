@@ -24,7 +24,7 @@ from release.reference import Digest, Platform, Reference
 from release.registry import Document
 from release.report import Report
 from release.resolve import BuilderImage, BuilderSource
-from release.sync import World, native_platform
+from release.world import World, native_platform
 
 IMAGE_TAG = "build"
 LOCAL = Reference("docker.io", "library/install-zfs").with_tag(IMAGE_TAG)

@@ -18,8 +18,9 @@ from release.http import redact, without_secrets
 from release.layout import saved_labels
 from release.linuxkit import VARIANTS, Machine
 from release.reference import Reference, architecture, parse_digest
-from release.sync import native_platform, sideload_tar
 from release.versions import Entry
+from release.work import sideload_tar
+from release.world import native_platform
 
 COMPONENTS = PROJECT / "linuxkit.yaml"
 TIMEOUT_SECONDS = 60 * 60

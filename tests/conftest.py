@@ -13,7 +13,7 @@ import release.build
 from release.kernel import KernelFiles
 from release.layout import Layout
 from release.reference import Platform, Reference, parse_digest
-from release.sync import World as PipelineWorld
+from release.world import World as PipelineWorld
 from tests.lab.built import Built
 from tests.lab.server import EffectCounter
 from tests.lab.setup import Setup

@@ -32,7 +32,7 @@ from typing import Any, Self
 
 from release import cli, versions
 from release.reference import Platform, Reference, architecture
-from release.sync import native_platform
+from release.world import native_platform
 from tests import recorded_programs
 from tests.elf import GLOBAL, UNDEFINED, elf
 from tests.lab.github import GitHub, Repository

@@ -21,8 +21,8 @@ from release.http import bytes_digest
 from release.receipt import File, Part, Receipt
 from release.record import Record
 from release.reference import Reference, parse_digest
-from release.sync import World, native_platform
 from release.versions import Entry
+from release.world import World, native_platform
 from tests.lab.docs import Docs
 from tests.lab.github import GitHub, Repository
 from tests.lab.hub import Hub

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from release import state
-from release.sync import native_platform
+from release.world import native_platform
 from tests.lab.setup import Setup
 from tests.lab.world import NEWER, LabKernel, World
 

@@ -18,7 +18,7 @@ from release.layout import Layout
 from release.reference import Platform, Reference, parse_digest
 from release.registry import Registry
 from release.resolve import Kernel
-from release.sync import World as PipelineWorld
+from release.world import World as PipelineWorld
 from tests.lab.built import Built
 from tests.lab.setup import Setup, requests_by_host
 from tests.lab.world import LabKernel

@@ -19,8 +19,8 @@ from release.plan import Observed, Target
 from release.reference import Digest, Platform, Reference, parse_digest
 from release.report import Status
 from release.state import MOST_ATTEMPTS, Inputs, State
-from release.sync import native_platform
 from release.versions import Entry
+from release.world import native_platform
 from tests.test_cli import Desk, desk
 
 __all__ = ["desk"]

@@ -29,7 +29,7 @@ from release.reference import Digest, Platform, architecture, parse_digest
 from release.registry import OCI_INDEX, OCI_MANIFEST
 from release.report import Status
 from release.state import MOST_ATTEMPTS, Inputs
-from release.sync import native_platform
+from release.world import native_platform
 from tests.lab.actions import Context, Ended, Run, Unknown, evaluate, resolve
 from tests.lab.module_images import AMD64, ARM64, built
 from tests.lab.server import Response

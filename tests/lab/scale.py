@@ -27,7 +27,7 @@ from release.receipt import File, Part, Receipt
 from release.record import Record
 from release.reference import Digest, Platform, Reference, parse_digest
 from release.registry import Registry
-from release.sync import World
+from release.world import World
 from tests.lab.github import Asset
 from tests.lab.small_registry import INDEX
 from tests.recorded import IMAGES, KERNELS, Recorded

@@ -1,0 +1,663 @@
+"""One kernel on its way through the steps, side by side with others of its kind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from release import attempts, budget, drift, publish, versions
+from release.attest import Subject, tarball_of
+from release.build import Built, Recipe
+from release.builders import choose_builder
+from release.errors import (
+    BuildError,
+    LackingError,
+    NotYetError,
+    PublishError,
+    ReleaseError,
+    SmokeError,
+    UnbuildableError,
+    from_os_error,
+)
+from release.handover import Delivery
+from release.http import file_digest, redact
+from release.plan import (
+    Observed,
+    Target,
+    asset_name,
+    desktop_tag,
+    not_here,
+)
+from release.reference import Digest, Platform, Reference, architecture, parse_platform
+from release.registry import Document
+from release.report import Outcome, Report, Status
+from release.resolve import (
+    BuilderImage,
+    Kernel,
+    choose_zfs,
+    find_digests,
+    known_kernel,
+    read_kernel,
+)
+from release.smoke import SmokeResult, smoke
+from release.state import Inputs, Key
+from release.versions import SMOKE_HOST, Entry
+from release.world import Step, World, native_platform
+
+
+class Places:
+    """How many kernels a run may work on (``--limit``).
+
+    A kernel that turns out to be none to work on, because it is skipped or waits, gives its place
+    to the next one: otherwise a few of those would keep all others from ever being reached.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._left = sys.maxsize if limit is None else limit
+        self._undecided = 0
+        self._changed = threading.Condition()
+
+    def take(self) -> bool:
+        """Waits for a place while one may still come back; False where there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._left or not self._undecided)
+            if not self._left:
+                return False
+            self._left -= 1
+            self._undecided += 1
+            return True
+
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Keeps a place that was taken, or gives it back."""
+        used = any(one.status not in (Status.SKIPPED, Status.WAITING) for one in outcomes)
+        with self._changed:
+            self._undecided -= 1
+            self._left += not used
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Takes one kernel through the steps. Side by side with others of its kind."""
+
+    world: World
+    observed: Observed
+    until: Step
+    report: Report
+    lock: threading.Lock
+    places: Places
+    delivered: Mapping[Key, Delivery] | None = None
+    """What others built and tested, where nothing is built here."""
+    hand_over: Callable[[Built], object] | None = None
+    """Takes what passed, in place of this machine's engine."""
+    sign: Callable[[Subject], object] | None = None
+    """Takes what was built now and is published, for others to sign."""
+    tried: dict[Key, Inputs] = field(default_factory=dict)
+    """What was built or tested last of each kernel, in this order."""
+
+    def run(self, target: Target) -> list[Outcome]:
+        """Works on one target, if there is a place for it and enough may be asked."""
+        world = self.world
+        if self.until >= Step.PUBLISH and not world.has_requests_for(target, self.observed):
+            target = replace(target, left_out=budget.USED_UP, waits=True)
+            return settled(target, world.versions.image)
+        if not self.places.take():
+            target = replace(target, left_out="beyond --limit; the next run goes on")
+            return settled(target, self.world.versions.image)
+        outcomes: list[Outcome] = []
+        try:
+            outcomes = self._work(target)
+        finally:
+            self.places.settle(outcomes)
+        return outcomes
+
+    def _work(self, target: Target) -> list[Outcome]:
+        """The outcomes of one target; its expected failures are its own."""
+        started = time.monotonic()
+        slug = target.entry.slug
+        status, reason = Status.FAILED, ""
+        try:
+            kept = self._restore(target)
+            outcomes = self._bring_back(target, kept, started) or (
+                self._run(target, kept, started)
+                if self.delivered is None
+                else self._take(target, kept, started)
+            )
+        except NotYetError as error:
+            status, reason = Status.WAITING, error.what
+        except LackingError as error:
+            status, reason = Status.SKIPPED, error.what
+            self._count(slug, reason)
+            if self.until >= Step.PUBLISH or self.hand_over:
+                skipped = replace(target.entry, skip=error.what)
+                with self.lock:
+                    world = self.world
+                    world.versions = versions.revise(world.versions, target.entry, skipped)
+        except UnbuildableError as error:
+            status, reason = Status.SKIPPED, error.what
+            # Another machine may be able to test it.
+            if not target.entry.smoke:
+                self._count(slug, reason)
+        except ReleaseError as error:
+            self.report.fail(error)
+            reason = error.summary
+            if isinstance(error, BuildError | SmokeError):
+                self._count(slug, reason)
+        except OSError as error:
+            failure = from_os_error(error, str(target.entry.image))
+            self.report.fail(failure)
+            reason = failure.summary
+        else:
+            done = {
+                (slug, parse_platform(one.platform))
+                for one in outcomes
+                if one.status in (Status.PUBLISHED, Status.UNCHANGED)
+            }
+            with self.lock:
+                self.world.state = self.world.state.succeeded(done)
+            return outcomes
+        finally:
+            self.report.step(slug, "")
+        return [
+            Outcome(
+                str(target.entry.image),
+                platform,
+                status,
+                reason,
+                seconds=round(time.monotonic() - started, 1),
+            )
+            for platform in target.platforms or (native_platform(),)
+        ]
+
+    def _count(self, slug: str, reason: str) -> None:
+        """A failure that the same inputs will bring about again."""
+        tried = [key for key in self.tried if key[0] == slug]
+        if tried:
+            key = tried[-1]
+            with self.lock:
+                self.world.state = self.world.state.failed(key, self.tried[key], redact(reason))
+
+    def _try(
+        self, entry: Entry, kernel: Kernel, platform: Platform, builder: BuilderImage | None
+    ) -> None:
+        """Notes down what is about to be built and tested."""
+        image = replace(builder.image, digest=builder.digest) if builder else ""
+        self.tried.pop((entry.slug, platform), None)
+        self.tried[entry.slug, platform] = Inputs(
+            kernel.platforms[platform],
+            entry.zfs or "",
+            self.world.code,
+            str(image),
+            attempts.settings(entry),
+        )
+
+    def _take(
+        self, target: Target, kept: Mapping[Platform, Built], started: float
+    ) -> list[Outcome]:
+        """Publishes what others built and tested of a kernel, beside what was brought back of it,
+        and tells what they did not.
+        """
+        world, image = self.world, self.world.versions.image
+        assert self.delivered is not None
+        entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
+        platforms = sorted(set(entry.platforms) & world.platforms)
+        found = {
+            p: one
+            for p in platforms
+            if p not in kept and (one := self.delivered.get((entry.slug, p)))
+        }
+        for one in found.values():
+            if one.inputs:
+                with self.lock:
+                    world.state = world.state.failed(one.key, one.inputs, one.reason)
+        others = [
+            Outcome(str(entry.image), p, one.status, one.reason, seconds=one.seconds)
+            for p, one in found.items()
+            if not one.passed
+        ]
+        others += [
+            Outcome(
+                str(entry.image), p, Status.WAITING, "not built in this run; a later one goes on"
+            )
+            for p in platforms
+            if p not in found and p not in kept
+        ]
+        others += _elsewhere(entry, set(entry.platforms) - world.platforms)
+        passed = {p: one for p, one in found.items() if one.passed}
+        if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
+            raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
+        whole = target.receipt and kept.keys() >= target.receipt.platforms.keys()
+        if not passed and not whole:
+            others += [
+                Outcome(str(entry.image), p, Status.WAITING, "is brought back with the others")
+                for p in platforms
+                if p in kept
+            ]
+            with self.lock:
+                known = replace(entry, desktop=target.entry.desktop)
+                world.versions = versions.revise(world.versions, target.entry, known)
+            return others
+        kernel = read_kernel(world.registry, entry)
+        built = [*kept.values(), *(one.built() for one in passed.values())]
+        for each in built:
+            entry = _accept(entry, each, target.zfs)
+            tarball = tarball_of(each.labels)
+            if tarball and each.platform in passed:
+                world.openzfs.tarballs.record(each.zfs_version, tarball, str(entry.image))
+        release = self._publish(target, entry, kernel, built, kept)
+        reports = {p: (one.reason, one.seconds) for p, one in passed.items()}
+        done = [
+            Outcome(
+                str(entry.image),
+                each.platform,
+                Status.PUBLISHED,
+                "; ".join(filter(None, (_repaired(target, [each]), reason))),
+                image=str(image.with_tag(entry.slug)),
+                digest=each.digest,
+                github_release=release,
+                seconds=round(seconds + time.monotonic() - started, 1),
+            )
+            for each in built
+            if each.platform in platforms
+            for reason, seconds in [reports.get(each.platform, ("", 0.0))]
+        ]
+        return done + others
+
+    def _restore(self, target: Target) -> Mapping[Platform, Built]:
+        """What was published and tested before, byte for byte, of every platform that still has it
+        somewhere.
+        """
+        world = self.world
+        if not target.receipt or not target.release or self.until < Step.PUBLISH:
+            return {}
+        self.report.step(target.entry.slug, "look for what was published")
+        found = world.restorer.restore(target.entry.slug, target.receipt, target.release)
+        return {one.platform: one for one in found}
+
+    def _bring_back(
+        self, target: Target, kept: Mapping[Platform, Built], started: float
+    ) -> list[Outcome]:
+        """Publishes again what was published, where nothing has to be built for it; no outcomes
+        where something has.
+        """
+        if not target.platforms or not kept.keys() >= set(target.platforms):
+            return []
+        assert target.receipt
+        entry = replace(target.entry, zfs=target.zfs, desktop=target.desktop)
+        entry = replace(entry, builder=entry.builder or target.receipt.entry.builder)
+        release = self._publish(target, entry, known_kernel(entry), list(kept.values()), kept)
+        built = [kept[platform] for platform in target.platforms]
+        reason = _repaired(target, built)
+        return self._done(entry, built, Status.PUBLISHED, reason, release, started)
+
+    def _run(self, target: Target, kept: Mapping[Platform, Built], started: float) -> list[Outcome]:
+        world, image = self.world, self.world.versions.image
+        self.report.step(target.entry.slug, "resolve")
+        entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
+        if entry.zfs:
+            entry = replace(entry, zfs=target.zfs)
+        kernel = read_kernel(world.registry, entry)
+        platforms = tuple(sorted(set(entry.platforms) & world.platforms))
+        if not platforms:
+            raise UnbuildableError(
+                f"upstream has it for {', '.join(sorted(entry.platforms))} only, which this "
+                "machine cannot boot",
+                on=str(entry.image),
+            )
+        there: dict[Platform, Document] = {}
+        if entry.slug in self.observed.image_tags:
+            there = publish.published(world.registry, image.with_tag(entry.slug), kernel)
+            # Where it is known what was published, nothing else is taken for it.
+            known = target.receipt.platforms if target.receipt else {}
+            there = {platform: one for platform, one in there.items() if platform not in known}
+            entry, there = self._adopt(entry, image, there)
+        entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
+        built = []
+        for platform in platforms:
+            if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
+                self._check_machine(entry, kernel, platform)
+            self._try(entry, kernel, platform, None)
+            if platform in there:
+                built.append(self._fetch(entry, kernel, platform, there[platform]))
+                continue
+            builder = self._builder(entry, kernel, platform)
+            self._try(entry, kernel, platform, builder)
+            built.append(self._build(entry, kernel, platform, builder))
+            entry = replace(entry, builder=entry.builder or builder.image)
+        tried = [self._smoke(entry, one) for one in built if self.until >= Step.SMOKE]
+        if self.until >= Step.PUBLISH:
+            others = [one for platform, one in kept.items() if platform not in platforms]
+            status = Status.PUBLISHED
+            release = self._publish(
+                target, entry, kernel, [*built, *others], [one.platform for one in others]
+            )
+            reason = "; ".join(filter(None, (_repaired(target, built), *tried)))
+        elif self.hand_over:
+            status, release, reason = Status.UNCHANGED, "", "; ".join(tried)
+            for one in built:
+                self.hand_over(one)
+        else:
+            status, release = Status.UNCHANGED, ""
+            reason = "; ".join((*tried, self._keep(entry, built)))
+        return self._done(entry, built, status, reason, release, started)
+
+    def _done(
+        self,
+        entry: Entry,
+        built: Iterable[Built],
+        status: Status,
+        reason: str,
+        release: str,
+        started: float,
+    ) -> list[Outcome]:
+        world = self.world
+        done = [
+            Outcome(
+                str(entry.image),
+                one.platform,
+                status,
+                reason,
+                image=str(world.versions.image.with_tag(entry.slug)),
+                digest=one.digest,
+                github_release=release,
+                seconds=round(time.monotonic() - started, 1),
+            )
+            for one in built
+        ]
+        return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
+
+    def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
+        """Makes sure that this machine can test what is to be built."""
+        from release.engine import Engine
+        from release.smoke_host import check_machine
+
+        world = self.world
+        files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
+        check_machine(Engine(world.environment), files.banner or "", str(entry.image))
+
+    def _adopt(
+        self, entry: Entry, image: Reference, there: dict[Platform, Document]
+    ) -> tuple[Entry, dict[Platform, Document]]:
+        """What an earlier run pushed and did not live to record is taken over as it is."""
+        for document in there.values():
+            labels = self.world.registry.labels(image, document.digest)
+            zfs = labels["install-zfs.zfs-version"]
+            if entry.zfs not in (None, zfs):
+                return entry, {}
+            builder = Reference.parse(labels["install-zfs.builder-image"])
+            entry = replace(entry, zfs=zfs, builder=entry.builder or builder)
+        return entry, there
+
+    def _builder(self, entry: Entry, kernel: Kernel, platform: Platform) -> BuilderImage:
+        """The image with the kernel's compiler; says which it is, and what named it."""
+        world = self.world
+        self.report.step(entry.slug, f"find the compiler's image for {platform}")
+        choice = choose_builder(
+            world.registry, world.builder, entry, kernel, platform, world.versions.builders
+        )
+        self.report.say(f"{entry.slug}: builder {choice}")
+        return choice.builder
+
+    def _fetch(self, entry: Entry, kernel: Kernel, platform: Platform, there: Document) -> Built:
+        """The module image that is pushed already, as files."""
+        world = self.world
+        name = f"{entry.slug}-{architecture(platform)}"
+        self.report.step(entry.slug, f"fetch what is pushed for {platform}")
+        layout = publish.fetch(
+            world.registry, world.versions.image, there, world.cache / "published" / name
+        )
+        files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
+        return Built(platform, layout, layout.labels(), files.kernel)
+
+    def _build(
+        self, entry: Entry, kernel: Kernel, platform: Platform, builder: BuilderImage
+    ) -> Built:
+        """The module image as files, newly built."""
+        world = self.world
+        assert entry.zfs
+        self.report.step(entry.slug, f"build ZFS {entry.zfs} for {platform}")
+        openzfs = world.openzfs.tarball(entry.zfs)
+        return world.builder.build(
+            Recipe(
+                slug=entry.slug,
+                image=world.versions.image,
+                kernel=kernel,
+                platform=platform,
+                builder=builder,
+                zfs=entry.zfs,
+                openzfs=openzfs,
+                openzfs_url=world.openzfs.package_url(entry.zfs),
+                source=world.source,
+                revision=world.revision,
+                smoke=entry.smoke,
+                headers=self._headers(entry, platform),
+            )
+        )
+
+    def _headers(self, entry: Entry, platform: Platform) -> Reference | None:
+        """The image that ``headers_from`` names, by the digest of its manifest."""
+        image = entry.headers_from
+        if not image:
+            return None
+        found = find_digests(self.world.registry, Entry(image, image.digest))
+        if platform not in found.platforms:
+            raise UnbuildableError(
+                f"the image in headers_from, {image}, is not for {platform}", on=str(entry.image)
+            )
+        return image.at(found.platforms[platform])
+
+    def _smoke(self, entry: Entry, built: Built) -> str:
+        """Boots the kernel with exactly these bytes, unless these very bytes passed before; what it
+        took.
+        """
+        cache = self.world.cache
+        if figures := passed_before(cache, built.digest):
+            return figures
+        log = cache / "logs" / f"{entry.slug}-{architecture(built.platform)}.smoke.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if entry.smoke == SMOKE_HOST:
+            result = self._smoke_host(entry, built, log)
+        else:
+            assert built.kernel
+            self.report.step(entry.slug, f"boot and load on {built.platform}")
+            result = smoke(
+                kernel=built.kernel,
+                layers=built.layout.layers,
+                expected=built,
+                architecture=architecture(built.platform),
+                log=log,
+                emulator=self.world.emulator,
+            )
+        write_passed(cache, built.digest, built.kernel_banner, result)
+        return str(result)
+
+    def _smoke_host(self, entry: Entry, built: Built, log: Path) -> SmokeResult:
+        """Loads exactly these bytes on this machine, which runs their kernel."""
+        from release.engine import Engine
+        from release.smoke_host import smoke_host
+
+        self.report.step(entry.slug, f"load on this machine, {built.platform}")
+        engine = Engine(self.world.environment)
+        engine.load(save_tar(self.world, entry, built))
+        image, manifest = f"install-zfs:{entry.slug}", built.layout.manifest
+        if not engine.holds(image, manifest.digest, manifest.content["config"]["digest"]):
+            raise SmokeError("is not the image that was just loaded", on=image, hint="run again")
+        return smoke_host(
+            engine=engine, image=image, layers=built.layout.layers, expected=built, log=log
+        )
+
+    def _keep(self, entry: Entry, built: Sequence[Built]) -> str:
+        """Leaves the sideload tar, and the image in the engine at hand."""
+        from release.engine import Engine
+
+        tars = [save_tar(self.world, entry, one) for one in built]
+        Engine(self.world.environment).load(tars[0])
+        tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
+        return f"built{tested}, not published"
+
+    def _publish(
+        self,
+        target: Target,
+        entry: Entry,
+        kernel: Kernel,
+        built: Sequence[Built],
+        kept: Collection[Platform],
+    ) -> str:
+        """Publishes a kernel; the git tag of its release.
+
+        Args:
+            kept: the platforms of which nothing was built now.
+        """
+        world, image = self.world, self.world.versions.image
+        assert world.github
+        assert entry.zfs
+        self.report.step(entry.slug, "push")
+        receipt = target.receipt
+        pushed = publish.push(world.registry, image, entry.slug, kernel, built, receipt)
+        self.report.step(entry.slug, "release")
+        directory = world.cache / "release" / entry.slug
+        directory.mkdir(parents=True, exist_ok=True)
+        assets: list[Path] = []
+        standing: dict[str, Digest] = {}
+        for one in built:
+            if publish.stands(target.release, receipt, entry.slug, one):
+                assert receipt
+                names = publish.asset_names(entry.slug, one.platform)
+                standing |= {name: receipt.files[name].digest for name in names}
+                continue
+            tar = save_tar(world, entry, one)
+            asset = directory / asset_name(entry.slug, one.platform)
+            publish.compress(tar, asset)
+            assets += [asset, *publish.attest_asset(image, one, asset)]
+        release = publish.publish_release(
+            world.github, entry, image, built, pushed, assets, directory, receipt
+        )
+        publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
+        # Who types desktop-X may be on any platform that this run is for.
+        wanted = set(entry.platforms) & world.platforms
+        if wanted <= set(world.registry.platforms(image, pushed.image)):
+            publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
+        with self.lock:
+            world.versions = versions.revise(world.versions, target.entry, entry)
+            if self.sign:
+                files = standing | {path.name: file_digest(path) for path in assets}
+                new = [one.platform for one in built if one.platform not in kept]
+                for subject in publish.subjects(image, entry.slug, new, pushed, files):
+                    self.sign(subject)
+        return release.git_tag
+
+
+def _repaired(target: Target, built: Iterable[Built]) -> str:
+    """What was repaired of a kernel, and whether that took other bytes than were published."""
+    said = [drift.as_sentence(target.repairs)] if target.repairs else []
+    for one in built:
+        part = target.receipt.platforms.get(one.platform) if target.receipt else None
+        if part and part.manifest != one.digest:
+            said.append(
+                "what was published is nowhere any more, and a new build gave another digest: "
+                f"{one.digest} in place of {part.manifest}"
+            )
+    return "; ".join(said)
+
+
+def _accept(entry: Entry, built: Built, zfs: str | None) -> Entry:
+    """``entry`` with what a delivered image says of itself, after a look at what it is for."""
+    labels = built.labels
+    said = labels.get("install-zfs.kernel-digest"), labels.get("install-zfs.zfs-version")
+    if said != (entry.platforms[built.platform], zfs or said[1]) or not said[1]:
+        raise PublishError(
+            "what was delivered is for another kernel, or of another ZFS",
+            on=f"{entry.image} for {built.platform}",
+            detail=f"expected {entry.platforms[built.platform]}, ZFS {zfs}\n"
+            f"found    {said[0]}, ZFS {said[1]}",
+            hint="run again",
+        )
+    builder = Reference.parse(labels.get("install-zfs.builder-image", ""))
+    return replace(entry, zfs=said[1], builder=entry.builder or builder)
+
+
+def _record_of_test(cache: Path, digest: Digest) -> Path:
+    return cache / "smoke" / f"{digest.replace(':', '-')}.json"
+
+
+def passed_before(cache: Path, digest: Digest) -> str:
+    """The figures of the smoke test that the image of a manifest passed; empty where it did not."""
+    record = _record_of_test(cache, digest)
+    # What passed an easier test, before there were figures of a pool, has not passed this one.
+    return str(json.loads(record.read_text()).get("figures", "")) if record.is_file() else ""
+
+
+def write_passed(cache: Path, digest: Digest, banner: str, result: SmokeResult) -> None:
+    record = _record_of_test(cache, digest)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    part = record.with_suffix(".part")
+    part.write_text(
+        json.dumps(
+            {
+                "digest": digest,
+                "kernel_banner": banner,
+                "modules": result.modules,
+                "accelerator": result.accelerator,
+                "seconds": round(result.seconds, 1),
+                "pool_seconds": dict(result.pool_seconds),
+                "peak_memory_mib": round(result.peak_memory_mib),
+                "figures": str(result),
+            }
+        )
+    )
+    part.replace(record)
+
+
+def save_tar(world: World, entry: Entry, built: Built) -> Path:
+    """Writes the sideload tar of a module image.
+
+    It has the published name beside the local one: the image's own messages name that.
+    """
+    tar = sideload_tar(world.cache, entry.slug, built.platform)
+    local = Reference("docker.io", "library/install-zfs").with_tag(entry.slug)
+    built.layout.save(tar, (local, world.versions.image.with_tag(entry.slug)))
+    return tar
+
+
+def sideload_tar(cache: Path, slug: str, platform: Platform) -> Path:
+    """Where the sideload tar of a module image is: ``cache/zfs-SLUG.tar``, for another platform
+    than this machine's with the architecture behind it.
+    """
+    suffix = "" if platform == native_platform() else f"-{architecture(platform)}"
+    return cache / f"zfs-{slug}{suffix}.tar"
+
+
+def settled(target: Target, image: Reference) -> list[Outcome]:
+    """The outcomes of a target that this run does not work on."""
+    entry = target.entry
+    slug_image = str(image.with_tag(entry.slug))
+    release = target.release.git_tag if target.release else ""
+    if target.left_out:
+        platforms = target.platforms or target.elsewhere or (native_platform(),)
+        return [
+            Outcome(str(entry.image), platform, target.status, target.left_out)
+            for platform in platforms
+        ]
+    unchanged = [
+        Outcome(
+            str(entry.image),
+            platform,
+            Status.UNCHANGED,
+            image=slug_image,
+            github_release=release,
+        )
+        for platform in target.platforms
+    ]
+    return unchanged + _elsewhere(entry, target.elsewhere)
+
+
+def _elsewhere(entry: Entry, platforms: Iterable[Platform]) -> list[Outcome]:
+    return [
+        Outcome(str(entry.image), platform, Status.SKIPPED, not_here(platform))
+        for platform in sorted(platforms)
+    ]

@@ -1,0 +1,457 @@
+"""The outside worlds, each with its client, and how a run was set up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from enum import IntEnum
+from functools import cached_property, partial
+from pathlib import Path
+
+from release import attempts, budget, desktop, drift, latest, versions
+from release.boot import Emulator, preflight
+from release.build import PROJECT, Builder
+from release.desktop import PolledNotes, Verdict
+from release.errors import (
+    NotFoundError,
+    PreflightError,
+    ReleaseError,
+    UpstreamError,
+)
+from release.github import API, GitHub
+from release.http import Http
+from release.openzfs import OpenZFS
+from release.plan import (
+    Observed,
+    Target,
+    digests_to_be,
+    open_questions,
+    plan,
+)
+from release.poll import Polled, poll
+from release.recollect import recollect
+from release.reference import DOCKER_HUB, Platform, Reference, architecture, parse_platform
+from release.registry import Registry
+from release.resolve import (
+    find_digests,
+    settle_zfs,
+)
+from release.restore import Restorer
+from release.solver import Choice, Unread
+from release.state import NAME as STATE
+from release.state import Key
+from release.state import load as load_state
+from release.state import save as save_state
+from release.tarballs import NAME as TARBALLS
+from release.tarballs import Tarballs
+from release.versions import Entry, Versions
+
+_LOOKS_AT_ONCE = 8
+
+_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+STOP = "INSTALL_ZFS_STOP"
+"""The variable that stops publishing wherever it is set to anything."""
+
+
+_VARIABLES = {
+    "GITHUB_REPOSITORY": "set it to owner/name of the repository for the releases",
+    "GITHUB_TOKEN": "set it to a token with the permission contents: write",
+}
+
+
+class Step(IntEnum):
+    """How far a command goes with a kernel."""
+
+    BUILD = 1
+    SMOKE = 2
+    PUBLISH = 3
+
+
+def native_platform() -> Platform:
+    """The platform that this machine builds and boots natively."""
+    return platform_of(os.uname().machine)
+
+
+def platform_of(machine: str) -> Platform:
+    """The platform of a machine whose ``uname -m`` this is."""
+    return parse_platform(f"linux/{_MACHINES.get(machine, machine)}")
+
+
+@dataclass(frozen=True)
+class News:
+    """What is known beyond what is recorded: what upstream says of kernels, and of which Desktop
+    runs which; and which kernels, published and lost from the record, were found again.
+    """
+
+    kernels: Polled
+    desktops: PolledNotes
+    found: frozenset[str] = frozenset()
+
+    @property
+    def failures(self) -> tuple[ReleaseError, ...]:
+        return (*self.kernels.failures, *self.desktops.failures)
+
+    @property
+    def worth_recording(self) -> bool:
+        return bool(self.kernels.new or self.kernels.changes.revised or self.desktops.new)
+
+
+class World:
+    """The outside worlds, each reached through one client, and how this run was set up.
+
+    Attributes:
+        github: our own repository; None where GITHUB_REPOSITORY does not name one.
+        platforms: those that this run is for; this machine's own unless others build, too.
+        state: what earlier runs left to this one.
+    """
+
+    def __init__(
+        self,
+        versions: Versions,
+        environment: Mapping[str, str],
+        cache: Path = Path("cache"),
+        *,
+        platforms: Iterable[Platform] = (),
+    ) -> None:
+        self.versions = versions
+        self.platforms = frozenset(platforms or {native_platform()})
+        self.state = load_state(versions.path.with_name(STATE))
+        self.desktop_map = desktop.load(versions.path.with_name(desktop.NAME))
+        self.environment = environment
+        self.cache = cache
+        self.http = Http()
+        self.registry = Registry(self.http, environment)
+        self.builder = Builder(cache, environment)
+        self.emulator = Emulator()
+        self.github: GitHub | None = None
+        api = environment.get("GITHUB_API_URL", API).rstrip("/")
+        token = environment.get("GITHUB_TOKEN")
+        if repository := environment.get("GITHUB_REPOSITORY"):
+            self.github = GitHub(self.http, api, repository, token)
+        openzfs = versions.openzfs
+        self.openzfs = OpenZFS(
+            GitHub(
+                self.http,
+                openzfs.api,
+                openzfs.repository,
+                # A token is for one API and goes to no other.
+                token if openzfs.api == api else None,
+            ),
+            cache / "sources",
+            Tarballs(versions.path.with_name(TARBALLS)),
+        )
+
+    @cached_property
+    def revision(self) -> str:
+        """The project's commit."""
+        if sha := self.environment.get("GITHUB_SHA"):
+            return sha
+        if not shutil.which("git"):
+            return ""
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=PROJECT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        return done.stdout.strip()
+
+    @cached_property
+    def source(self) -> str:
+        server = self.environment.get("GITHUB_SERVER_URL", "https://github.com")
+        repository = self.environment.get("GITHUB_REPOSITORY")
+        return f"{server}/{repository}" if repository else ""
+
+    @cached_property
+    def code(self) -> str:
+        """Tells apart our own code, as far as it has a say in how a build ends."""
+        return attempts.code_digest(PROJECT)
+
+    @property
+    def today(self) -> date:
+        return datetime.now(UTC).date()
+
+    def poll(self, *, whole: bool = False) -> News:
+        """Asks the sources, and side by side with them Docker's release notes.
+
+        Args:
+            whole: read every list of tags to its end.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            notes = pool.submit(self.poll_notes)
+            polled = poll(self.versions, self.http, self.registry, self.environment, whole=whole)
+            return News(polled, notes.result())
+
+    def poll_notes(self) -> PolledNotes:
+        """Asks Docker's release notes alone."""
+        return desktop.poll_notes(self.versions.release_notes, self.http, self.desktop_map)
+
+    def observe(self) -> Observed:
+        """Looks at what is published: one list of tags, and one of releases."""
+        tags = self.registry.tags(self.versions.image, ours=True)
+        releases = tuple(self.github.releases()) if self.github else None
+        return Observed(tags, releases)
+
+    def inspect(
+        self,
+        entries: Iterable[Entry],
+        observed: Observed,
+        desktop: Mapping[str, Sequence[str]],
+        *,
+        whole: bool = False,
+    ) -> Observed:
+        """Looks, without a pull, at what no list tells: the digests behind the tags of kernels.
+
+        Args:
+            whole: look at all of them, and not at this run's share.
+        """
+        wanted = digests_to_be(entries, observed, desktop)
+        names = tuple(wanted) if whole else drift.share(wanted, int(time.time() // 60))
+        with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+            found = pool.map(
+                lambda name: self.registry.head(self.versions.image.with_tag(name)), names
+            )
+            return observed.with_digests(dict(zip(names, found, strict=True)))
+
+    def look(self, *, whole: bool = False) -> tuple[News, Observed]:
+        """Polls and observes side by side."""
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(self.observe)
+            news = self.poll(whole=whole)
+            observed = pending.result()
+        again = recollect(self.versions.kernels, news.kernels.changes, observed)
+        polled = replace(news.kernels, changes=again.changes)
+        return replace(news, kernels=polled, found=again.kernels), observed
+
+    def desktops(
+        self, entries: Sequence[Entry], news: News | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """By slug, the Docker Desktop versions that run a kernel, as the evidence says."""
+        known = self.desktop_map
+        if news:
+            known = replace(known, rows=(*known.rows, *news.desktops.new))
+        return desktop.publishable(known, entries)
+
+    def verdicts(self, entries: Sequence[Entry]) -> tuple[Verdict, ...]:
+        """What the recorded evidence says of each Docker Desktop version."""
+        return desktop.judge(self.desktop_map, entries)
+
+    def plan(
+        self,
+        entries: Sequence[Entry],
+        observed: Observed,
+        *,
+        desktop: Mapping[str, Sequence[str]],
+        chosen: frozenset[str] | None = None,
+        force: bool = False,
+        tried: Collection[Key] = (),
+    ) -> tuple[list[Target], list[ReleaseError]]:
+        """What is to be done, with the ZFS version of each kernel for which that matters.
+
+        Args:
+            force: try again what failed too often with the same inputs.
+            tried: what was tried again already, in this run, and counts whatever came before.
+
+        Returns:
+            The targets, and why ZFS versions could not be looked up.
+        """
+        policy = self.versions.openzfs.policy
+        draft = plan(entries, observed, platforms=self.platforms, chosen=chosen, desktop=desktop)
+        choices: dict[str, Choice] = {}
+        failures: dict[str, ReleaseError] = {}
+        for entry in open_questions(draft, policy):
+            try:
+                choice = settle_zfs(self.openzfs, entry, entry.policy or policy)
+            except (UpstreamError, NotFoundError) as error:
+                failures[str(error)] = error
+                choice = Unread(f"which ZFS it is to have could not be found out: {error.summary}")
+            if choice:
+                choices[entry.slug] = choice
+        draw = partial(
+            plan,
+            entries,
+            observed,
+            platforms=self.platforms,
+            chosen=chosen,
+            policy=policy,
+            choices=choices,
+            desktop=desktop,
+        )
+        held: dict[str, Mapping[Platform, str]] = {}
+        if self.state.attempts and not force:
+            state = self.state.succeeded(tried)
+            held = attempts.held(draw(), state, self.code, self.registry.head)
+        return draw(held=held), list(failures.values())
+
+    @cached_property
+    def restorer(self) -> Restorer:
+        """Brings back what was published."""
+        assert self.github
+        return Restorer(self.registry, self.versions.image, self.github, self.cache)
+
+    def share(
+        self, targets: Sequence[Target], observed: Observed, *, limit: int | None = None
+    ) -> budget.Share:
+        """Leaves to later runs what the requests that this one may make are too few for."""
+        if not any(target.to_do for target in targets):
+            return budget.Share(list(targets), ())
+        return budget.share(
+            targets,
+            self.versions.image,
+            len(observed.releases or ()),
+            self._allowance(left=True),
+            self._allowance(left=False),
+            limit,
+        )
+
+    def _allowance(self, *, left: bool) -> budget.Requests:
+        """What a run may ask: of what is left now, or of what there is at first."""
+        hub = Reference(DOCKER_HUB, self.versions.image.repository)
+        used = (self.versions.image, *(source.repository for source in self.versions.sources))
+        return budget.allowance(
+            signed_in=any(one.registry == DOCKER_HUB for one in used)
+            and self.registry.signs_in(DOCKER_HUB),
+            github_left=self.github.requests_left if left and self.github else None,
+            pulls_left=self.registry.pulls_left(hub) if left else None,
+        )
+
+    def has_requests_for(self, target: Target, observed: Observed) -> bool:
+        """Whether enough is left, after all that this run asked, to publish one more kernel."""
+        left = self.github.requests_left if self.github else None
+        releases = len(observed.releases or ())
+        return left is None or left >= budget.cost(target, self.versions.image, releases).github
+
+    def without_builds(
+        self, targets: Iterable[Target]
+    ) -> tuple[frozenset[Key], list[ReleaseError]]:
+        """What is to be done and needs no build, because it can be brought back.
+
+        Returns:
+            Also why that could not be found out of some; they are left for a run that can.
+        """
+        found: set[Key] = set()
+        failures: dict[str, ReleaseError] = {}
+        for target in targets:
+            slug, receipt, release = target.entry.slug, target.receipt, target.release
+            if target.to_do and receipt and release:
+                try:
+                    platforms = tuple(self.restorer.restorable(slug, receipt, release))
+                except UpstreamError as error:
+                    failures[str(error)] = error
+                    platforms = target.platforms
+                found |= {(slug, platform) for platform in platforms}
+        return frozenset(found), list(failures.values())
+
+    def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:
+        """What ``latest`` has to hold; nothing where it is turned off."""
+        return latest.Wanted.of(entries, observed, self.versions.latest)
+
+    def latest_is_behind(self, entries: Iterable[Entry], observed: Observed) -> bool:
+        """Whether ``latest`` is not what is published; two HEADs."""
+        wanted = self.wanted_latest(entries, observed)
+        return latest.is_behind(self.registry, self.versions.image, wanted)
+
+    def record(self, news: News) -> None:
+        """Writes down what a poll found."""
+        self.versions = versions.revise_all(self.versions, news.kernels.changes.revised)
+        self.versions = versions.append(self.versions, news.kernels.new)
+        if news.desktops.new:
+            self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
+
+    def find_platforms(self, targets: Iterable[Target]) -> list[ReleaseError]:
+        """Looks at the kernels that are to be done and of which no platform is known, and writes
+        down what it finds.
+
+        Returns:
+            Why some could not be looked at.
+        """
+        failures: list[ReleaseError] = []
+        found: list[tuple[Entry, Entry]] = []
+        for target in targets:
+            if target.to_do and not target.entry.platforms:
+                try:
+                    found.append((target.entry, find_digests(self.registry, target.entry)))
+                except ReleaseError as error:
+                    failures.append(error)
+        self.versions = versions.revise_all(self.versions, found)
+        return failures
+
+    def keep_state(self, *, complete: bool) -> None:
+        """Writes down what the next run is to know of this one.
+
+        Args:
+            complete: whether all of upstream was read.
+        """
+        path = self.versions.path.with_name(STATE)
+        state = self.state.looked_on(self.today) if complete else self.state
+        known = {entry.slug for entry in self.versions.kernels}
+        state = state.succeeded(key for key in state.attempts if key[0] not in known)
+        if state != load_state(path):
+            save_state(state, path)
+        self.state = state
+
+    @property
+    def stopped(self) -> str:
+        """Why nothing is to be published, in a maintainer's words; empty where all is to go on."""
+        return self.environment.get(STOP, "")
+
+    def check_credentials(self) -> None:
+        """Raises:
+        PreflightError: publishing is stopped, or a variable that it needs is not set; nothing is
+            asked outside.
+        """
+        if self.stopped:
+            raise PreflightError(
+                f"publishing is stopped: {STOP} is set to {self.stopped!r}",
+                hint=f"unset it to go on; in GitHub's settings: Actions, Variables, {STOP}",
+            )
+        self.require(*_VARIABLES)
+
+    def require(self, *variables: str) -> None:
+        """Raises:
+        PreflightError: one of these variables is not set.
+        """
+        for name in variables:
+            if not self.environment.get(name):
+                raise PreflightError(f"{name} is not set", hint=_VARIABLES[name])
+
+    def preflight(self, until: Step, *, builds: bool = True) -> None:
+        """Makes sure, before an hour of building, that all of it can be done here.
+
+        Args:
+            builds: whether anything is to be built or booted here.
+
+        Raises:
+            PreflightError: the first thing that is missing.
+        """
+        # Imported here, because a run with nothing to do needs no engine.
+        from release.engine import Engine
+
+        if builds and until >= Step.SMOKE:
+            preflight(architecture(native_platform()))
+        if builds:
+            Engine(self.environment).preflight()
+        if until >= Step.PUBLISH:
+            self.check_credentials()
+            assert self.github
+            try:
+                writable = self.github.may_write()
+            except NotFoundError:
+                writable = False
+            if not writable:
+                raise PreflightError(
+                    "GITHUB_TOKEN may not write there",
+                    on=str(self.github),
+                    hint="give it the permission contents: write, or correct GITHUB_REPOSITORY",
+                )
+            self.registry.check_push(self.versions.image)
