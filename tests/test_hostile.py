@@ -719,6 +719,8 @@ def test_a_banner_stays_code_in_the_release_s_text(banner: str) -> None:
         {"install-zfs.zfs-version": ""},
         {"install-zfs.builder-image": "a b"},
         {"install-zfs.builder-image": "$(id)"},
+        {"install-zfs.kernel-image": ""},
+        {"install-zfs.kernel-image": "../../kernel"},
     ],
 )
 def test_an_image_whose_labels_are_no_names_is_not_taken_for_ours(labels: dict[str, str]) -> None:
@@ -727,6 +729,7 @@ def test_an_image_whose_labels_are_no_names_is_not_taken_for_ours(labels: dict[s
         "install-zfs.kernel-digest": kernel,
         "install-zfs.zfs-version": "2.1.5",
         "install-zfs.builder-image": "linuxkit/alpine:1",
+        "install-zfs.kernel-image": "linuxkit/kernel:5.4.39",
     }
     assert publish._is_ours(ours, kernel)
     assert not publish._is_ours({**ours, **labels}, kernel)
