@@ -1,18 +1,21 @@
 """A second BuildKit on this machine, for ``docker buildx build --builder NAME``.
 
-As root it is another engine with nothing in it. Who may not start one gets the engine at hand
-under another name, which tells no more than that the name is obeyed.
+It is reached by buildx's ``remote`` driver, as a ``buildkitd`` is. As root it is in another engine
+with nothing in it. Who may not start one gets the one of the engine at hand, which tells no more
+than that the name is obeyed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socketserver
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 NAME = "second"
@@ -25,18 +28,42 @@ def second_builder(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     # Sockets have short paths.
     with tempfile.TemporaryDirectory(prefix="iz-", dir="/tmp", ignore_cleanup_errors=True) as name:
         known = {**environment, "DOCKER_CONFIG": f"{name}/config"}
-        if os.geteuid() != 0:
-            _know(known, environment.get("DOCKER_HOST", "unix:///var/run/docker.sock"))
-            yield known
-            return
-        with _engine(Path(name)) as host:
-            _know(known, host)
+        with ExitStack() as stack:
+            host = environment.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+            if os.geteuid() == 0:
+                host = stack.enter_context(_engine(Path(name)))
+            address = stack.enter_context(_buildkit(Path(name), {**known, "DOCKER_HOST": host}))
+            _docker(known, "buildx", "create", "--name", NAME, "--driver", "remote", address)
             yield known
 
 
-def _know(environment: Mapping[str, str], host: str) -> None:
-    """Makes a context, which is a builder of the same name."""
-    _docker(environment, "context", "create", NAME, "--docker", f"host={host}")
+@contextmanager
+def _buildkit(directory: Path, environment: Mapping[str, str]) -> Iterator[str]:
+    """Gives the BuildKit in an engine an address of its own, as ``buildkitd`` has; yields that."""
+    path = directory / "buildkit.sock"
+
+    class Connection(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            command = ["docker", "buildx", "dial-stdio"]
+            stream = self.request.fileno()
+            subprocess.run(
+                command,
+                env=environment,
+                stdin=stream,
+                stdout=stream,
+                stderr=subprocess.DEVNULL,  # it complains when the other side is done
+                check=False,
+            )
+
+    with socketserver.ThreadingUnixStreamServer(str(path), Connection) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"unix://{path}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
