@@ -46,6 +46,7 @@ from release.errors import (
     UpstreamError,
     from_os_error,
 )
+from release.http import checksums
 from release.linuxkit import VARIANTS
 from release.plan import Observed, Target, desktop_tag, newest_first, plan
 from release.poll import Polled
@@ -238,9 +239,7 @@ def sync(
         )
         if subjects and signed:
             subjects.parent.mkdir(parents=True, exist_ok=True)
-            subjects.write_text(
-                "".join(f"{one.digest.removeprefix('sha256:')}  {one.name}\n" for one in signed)
-            )
+            subjects.write_text(checksums((one.name, one.digest) for one in signed))
             report.output(subjects=str(subjects))
         outcomes = recollect.tell(outcomes, news.found)
         world.keep_state(complete=not failures)

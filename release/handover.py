@@ -20,7 +20,7 @@ from release.attest import tarball_of
 from release.build import Built
 from release.desktop import NAME as DESKTOP
 from release.errors import ConfigurationError, PublishError, ReleaseError
-from release.http import file_digest, redact
+from release.http import checksums, file_digest, redact
 from release.layout import Layout
 from release.plan import SUMS, Target
 from release.reference import Digest, Platform, architecture, parse_digest, parse_platform
@@ -235,8 +235,8 @@ def deliver(delivery: Delivery, name: str, to: Path) -> Path:
     (directory / _FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     if delivery.image:
         shutil.copytree(delivery.image.path, directory / _IMAGE)
-    sums = (f"{_sum(path)}  {name}\n" for name, path in sorted(_files(directory).items()))
-    (directory / SUMS).write_text("".join(sums))
+    files = sorted(_files(directory).items())
+    (directory / SUMS).write_text(checksums((name, file_digest(path)) for name, path in files))
     return directory
 
 
@@ -324,7 +324,9 @@ def _compare(directory: Path) -> None:
     except (OSError, UnicodeDecodeError) as error:
         raise PublishError(f"has no {SUMS}", on=str(directory)) from error
     wanted = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = {name: _sum(path) for name, path in _files(directory).items()}
+    found = {
+        name: file_digest(path).removeprefix("sha256:") for name, path in _files(directory).items()
+    }
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise PublishError(f"{name} does not have its checksum", on=str(directory))
@@ -336,7 +338,3 @@ def _files(directory: Path) -> dict[str, Path]:
         for path in directory.rglob("*")
         if not path.is_dir() and path != directory / SUMS
     }
-
-
-def _sum(path: Path) -> str:
-    return file_digest(path).removeprefix("sha256:")

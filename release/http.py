@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -419,6 +419,11 @@ def _chunks(answer: requests.Response, most: int) -> Iterator[bytes]:
 def bytes_digest(content: bytes) -> Digest:
     """The digest of ``content``."""
     return Digest(f"sha256:{hashlib.sha256(content).hexdigest()}")
+
+
+def checksums(files: Iterable[tuple[str, Digest]]) -> str:
+    """The lines that ``sha256sum --check`` reads, of names and digests."""
+    return "".join(f"{digest.removeprefix('sha256:')}  {name}\n" for name, digest in files)
 
 
 def file_digest(path: Path) -> Digest:

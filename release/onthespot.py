@@ -17,7 +17,7 @@ from release import publish
 from release.build import PROJECT
 from release.builders import TABLE, load_table
 from release.engine import Engine
-from release.errors import BuildError, ConfigurationError, NotFoundError, ResolveError
+from release.errors import BuildError, ConfigurationError, ResolveError
 from release.layout import Layout
 from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference
@@ -187,9 +187,8 @@ def _mark(wanted: Recipe, platform: Platform) -> str:
 
 def _there(world: World, reference: Reference) -> dict[Platform, Document]:
     """The manifest of each platform that is published."""
-    try:
-        document = world.registry.get(reference)
-    except NotFoundError:
+    document = world.registry.find(reference)
+    if not document:
         return {}
     found: dict[Platform, Digest] = world.registry.platforms(reference, document)
     return {

@@ -21,9 +21,9 @@ from release.attest import (
     sbom_name,
 )
 from release.build import Built
-from release.errors import ConfigurationError, NotFoundError, PublishError
+from release.errors import ConfigurationError, PublishError
 from release.github import Asset, GitHub, Release
-from release.http import bytes_digest, file_digest
+from release.http import bytes_digest, checksums, file_digest
 from release.layers import START_BYTES, Assembled, Image, without_userland
 from release.layout import Layout
 from release.notes import printable
@@ -112,9 +112,8 @@ def _before(
         platform: part.manifest for platform, part in receipt.platforms.items()
     }:
         return None
-    try:
-        document = registry.get(image.at(receipt.image))
-    except NotFoundError:
+    document = registry.find(image.at(receipt.image))
+    if not document:
         return None
     attestations = attached(document).values()
     held = (image.at(parse_digest(one["digest"])) for one in attestations)
@@ -136,10 +135,10 @@ def _push_index(
     """
     descriptors: dict[Digest, Mapping[str, Any]] = {}
     there: dict[Platform, Document] = {}
-    if len(kernel.platforms) > 1:
-        there = published(registry, reference, kernel)
+    if len(kernel.platforms) > 1 and (before := registry.find(reference)):
+        there = _published_in(before, registry, reference, kernel)
         if there:
-            descriptors.update(attached(registry.get(reference)))
+            descriptors.update(attached(before))
     for platform, manifest in manifests.items():
         origin = Origin(reference.name, platform, manifest.digest, labels[platform])
         attestation = attest(origin)
@@ -187,10 +186,13 @@ def put_assembled(registry: Registry, image: Reference, assembled: Assembled) ->
 
 def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[Platform, Document]:
     """The manifest of each platform that is out there under a tag and is for this very kernel."""
-    try:
-        document = registry.get(reference)
-    except NotFoundError:
-        return {}
+    document = registry.find(reference)
+    return _published_in(document, registry, reference, kernel) if document else {}
+
+
+def _published_in(
+    document: Document, registry: Registry, reference: Reference, kernel: Kernel
+) -> dict[Platform, Document]:
     found = {}
     for platform, manifest in registry.platforms(reference, document).items():
         labels = registry.labels(reference, manifest)
@@ -456,12 +458,7 @@ def _kept(github: GitHub, release: Release | None, before: Receipt | None) -> di
 
 def _write_sums(directory: Path, files: Mapping[str, File]) -> Path:
     sums = directory / SUMS
-    sums.write_text(
-        "".join(
-            f"{file.digest.removeprefix('sha256:')}  {name}\n"
-            for name, file in sorted(files.items())
-        )
-    )
+    sums.write_text(checksums((name, file.digest) for name, file in sorted(files.items())))
     return sums
 
 

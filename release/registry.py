@@ -177,6 +177,13 @@ class Registry:
             media_type = str(content.get("mediaType") or answer.headers.get("content-type", ""))
         return Document(digest, media_type.partition(";")[0].strip(), answer.body)
 
+    def find(self, reference: Reference) -> Document | None:
+        """:meth:`get`, with None for what is not there."""
+        try:
+            return self.get(reference)
+        except NotFoundError:
+            return None
+
     def platforms(self, reference: Reference, document: Document) -> dict[Platform, Digest]:
         """Manifest digest of each platform behind an index or a single manifest.
 

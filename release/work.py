@@ -108,7 +108,7 @@ class Work:
             return settled(target, world.versions.image)
         if not self.places.take():
             target = replace(target, left_out="beyond --limit; the next run goes on")
-            return settled(target, self.world.versions.image)
+            return settled(target, world.versions.image)
         outcomes: list[Outcome] = []
         try:
             outcomes = self._work(target)
