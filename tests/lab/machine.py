@@ -20,6 +20,7 @@ from tests.lab.world import World
 PROJECT = Path(__file__).resolve().parents[2]
 MEMORY_MIB = 3072
 TIMEOUT_SECONDS = 900
+COMMAND_SECONDS = 300
 PROJECT_DIRECTORY = "project"
 # What `python -m release` imports, and what that imports.
 _PACKAGES = (
@@ -61,6 +62,9 @@ class Machine:
         *,
         files: Iterable[initramfs.Entry] = (),
         without: Sequence[str] = (),
+        memory_mib: int = MEMORY_MIB,
+        timeout_seconds: int = TIMEOUT_SECONDS,
+        command_seconds: int = COMMAND_SECONDS,
     ) -> tuple[dict[str, Result], Boot]:
         """Boots it and runs shell scripts, in the order given, with the project at ``/project``.
 
@@ -68,6 +72,7 @@ class Machine:
             log: takes the serial console.
             files: more files.
             without: paths that are left out of the root, with all below them.
+            command_seconds: how long one script may take.
         """
         nonce = secrets.token_hex(8)
         names = [f"{number:02}-{name}" for number, name in enumerate(commands)]
@@ -81,7 +86,7 @@ class Machine:
             # As it is now, whenever the root was made.
             initramfs.regular_file("init", (IMAGES / "machine-init").read_bytes(), executable=True),
             initramfs.character_device("dev/console", 5, 1),
-            initramfs.regular_file("nonce", f"{nonce}\n".encode()),
+            initramfs.regular_file("nonce", f"{nonce} {command_seconds}\n".encode()),
             *(
                 initramfs.regular_file(f"commands/{name}", script.encode())
                 for name, script in zip(names, commands.values(), strict=True)
@@ -96,8 +101,8 @@ class Machine:
                 self.kernel,
                 Path(archive.name),
                 architecture="amd64",
-                memory_mib=MEMORY_MIB,
-                timeout_seconds=TIMEOUT_SECONDS,
+                memory_mib=memory_mib,
+                timeout_seconds=timeout_seconds,
                 log=log,
             )
         return {name[3:]: _result(boot.serial, nonce, name) for name in names}, boot

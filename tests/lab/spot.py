@@ -41,6 +41,7 @@ class Spot:
         layers: the image's.
         builder: the image with the kernel's compiler.
         kernel: bootable.
+        tar: the image for ``docker load``.
         zfs: the version whose sources the image carries.
     """
 
@@ -97,10 +98,9 @@ class Spot:
             "https://github.com/myname/install-zfs",
             "",
         )
-        tar = self._directory / "image.tar"
-        layout.save(tar, (NAME,))
-        Engine(os.environ).load(tar)
-        tar.unlink()
+        self.tar = self._directory / "image.tar"
+        layout.save(self.tar, (NAME,))
+        Engine(os.environ).load(self.tar)
         return layout
 
     def is_kept(self) -> bool:
