@@ -34,6 +34,7 @@ class Buildx:
         args: Mapping[str, str] | None = None,
         contexts: Mapping[str, Path] | None = None,
         epoch: int = 0,
+        platform: str = "",
     ) -> None:
         """Builds one image or directory.
 
@@ -42,6 +43,7 @@ class Buildx:
             output: where it goes, in the words of ``--output``.
             contexts: build contexts beside the Dockerfile's directory.
             epoch: the image's creation time, in seconds since 1970.
+            platform: whose image it is; this machine's own without it.
 
         Raises:
             LabError: with the last lines of the build.
@@ -49,6 +51,8 @@ class Buildx:
         command: list[str | Path] = ["docker", "buildx", "build", "--builder", self._builder]
         command += ["--progress", "plain", "--provenance", "false", "--output", output]
         command += ["--file", dockerfile]
+        if platform:
+            command += ["--platform", platform]
         if target:
             command += ["--target", target]
         for key, value in (args or {}).items():

@@ -15,6 +15,7 @@ from tests.lab.buildx import IMAGES, Buildx
 from tests.lab.steps import LabError, log, run
 
 PULL_SECONDS = 60
+AMD64, ARM64 = "linux/amd64", "linux/arm64"
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,28 @@ class Suite:
         kernels: a regular expression of image package names, to choose the newest from.
         count: how many of them the lab has.
         source: the package of the sources that the lab compiles kernels of its own from.
+        platform: of its programs and kernels.
     """
 
     name: str
     kernels: str
     count: int
     source: str = ""
+    platform: str = AMD64
+
+    @property
+    def key(self) -> str:
+        """Its name in files and tags."""
+        return self.name if self.platform == AMD64 else f"{self.name}-{self.architecture}"
+
+    @property
+    def architecture(self) -> str:
+        """As Debian and OCI name it."""
+        return self.platform.partition("/")[2]
 
 
 BOOKWORM = Suite("bookworm", r"^linux-image-6\.1\.0-[0-9]+-cloud-amd64$", 2, "linux-source-6.1")
+BOOKWORM_ARM64 = Suite("bookworm", r"^linux-image-6\.1\.0-[0-9]+-cloud-arm64$", 1, platform=ARM64)
 TRIXIE = Suite("trixie", r"^linux-image-6\.12\.[0-9]+[+]deb13-cloud-amd64$", 1)
 
 
@@ -62,7 +76,7 @@ def mirrors() -> Mirrors:
 
 
 def base_image(suite: Suite, client: docker.DockerClient, buildx: Buildx, logs: Path) -> str:
-    """Makes ``install-zfs-lab/debian:SUITE``, unless the engine has it.
+    """Makes ``install-zfs-lab/debian:KEY``, unless the engine has it.
 
     Its root is Docker Hub's image or, without Docker Hub, made here by debootstrap.
 
@@ -72,29 +86,31 @@ def base_image(suite: Suite, client: docker.DockerClient, buildx: Buildx, logs: 
     Raises:
         LabError: there is no way to a Debian here.
     """
-    name = f"install-zfs-lab/debian:{suite.name}"
+    name = f"install-zfs-lab/debian:{suite.key}"
     if client.images.list(name=name):
         return name
     here = mirrors()
     buildx.build(
-        f"Debian {suite.name}, sources",
+        f"Debian {suite.key}, sources",
         IMAGES / "base.Dockerfile",
         output=f"type=docker,name={name}",
         args={
-            "ROOT": _root_image(suite, client, here, logs),
+            "ROOT": _root_image(suite, here, logs),
             "SUITE": suite.name,
             "ARCHIVE": here.archive,
             "SECURITY": here.security,
         },
+        platform=suite.platform,
     )
     return name
 
 
-def _root_image(suite: Suite, client: docker.DockerClient, here: Mirrors, logs: Path) -> str:
+def _root_image(suite: Suite, here: Mirrors, logs: Path) -> str:
     hub = f"debian:{suite.name}-slim"
-    pull = ["timeout", str(PULL_SECONDS), "docker", "pull", "--quiet", hub]
+    pull = ["timeout", str(PULL_SECONDS), "docker", "pull", "--quiet"]
+    pull += ["--platform", suite.platform, hub]
     try:
-        run(f"Debian {suite.name}, pull", pull, logs=logs)
+        run(f"Debian {suite.key}, pull", pull, logs=logs)
     except LabError as error:
         if not here.archive or shutil.which("debootstrap") is None:
             raise LabError(
@@ -106,22 +122,27 @@ def _root_image(suite: Suite, client: docker.DockerClient, here: Mirrors, logs: 
     else:
         return hub
     log.info("%s cannot be pulled, made by debootstrap", hub)
-    name = f"install-zfs-lab/root:{suite.name}"
+    name = f"install-zfs-lab/root:{suite.key}"
     with tempfile.TemporaryDirectory(prefix="install-zfs-lab.") as work:
         tree, tar = Path(work, "root"), Path(work, "root.tar")
         debootstrap: list[str | Path] = ["debootstrap", "--variant=minbase"]
+        debootstrap += [f"--arch={suite.architecture}"]
         if here.archive.startswith("https:"):
             debootstrap += ["--include=ca-certificates"]
         run(
-            f"Debian {suite.name}, debootstrap",
+            f"Debian {suite.key}, debootstrap",
             [*debootstrap, suite.name, tree, here.archive],
             logs=logs,
         )
         kept_out = ["./dev/*", "./var/cache/apt/*", "./var/lib/apt/lists/*", "./var/log/*"]
         run(
-            f"Debian {suite.name}, tar",
+            f"Debian {suite.key}, tar",
             ["tar", "-C", tree, *(f"--exclude={path}" for path in kept_out), "-cf", tar, "."],
             logs=logs,
         )
-        client.api.import_image_from_file(str(tar), repository=name)
+        run(
+            f"Debian {suite.key}, import",
+            ["docker", "import", "--platform", suite.platform, tar, name],
+            logs=logs,
+        )
     return name

@@ -121,7 +121,7 @@ def machine(world: World, suite: Suite, rank: int = 0) -> Machine:
             f"machine {release}",
             IMAGES / "machine.Dockerfile",
             output=f"type=tar,dest={part}",
-            args={"BASE": world._base(suite), "KERNEL_RELEASE": release},
+            args={"BASE": world.base(suite), "KERNEL_RELEASE": release},
             contexts={"packages": packages},
         )
         part.rename(root)

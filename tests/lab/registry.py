@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import docker
@@ -94,23 +95,48 @@ class Registry:
         Raises:
             requests.RequestException: the registry refused.
         """
+        if index:
+            return self.join(source, {"amd64": digest}, repository, image_tag)
+        manifest = self._mounted(source, digest, repository)
+        media_type = manifest.headers["Content-Type"]
+        return self._put(repository, image_tag, media_type, manifest.content)
+
+    def join(self, source: str, digests: Mapping[str, str], repository: str, image_tag: str) -> str:
+        """Puts an index around manifests, one for each architecture, and a tag on the index.
+
+        Args:
+            source: the repository that holds the manifests.
+
+        Returns:
+            The digest of the index.
+
+        Raises:
+            requests.RequestException: the registry refused.
+        """
+        entries = []
+        for architecture, digest in digests.items():
+            manifest = self._mounted(source, digest, repository)
+            media_type = manifest.headers["Content-Type"]
+            self._put(repository, digest, media_type, manifest.content)
+            entries.append(
+                {
+                    "mediaType": media_type,
+                    "size": len(manifest.content),
+                    "digest": digest,
+                    "platform": {"architecture": architecture, "os": "linux"},
+                }
+            )
+        whole = {"schemaVersion": 2, "mediaType": DOCKER_INDEX, "manifests": entries}
+        return self._put(repository, image_tag, DOCKER_INDEX, json.dumps(whole, indent=3).encode())
+
+    def _mounted(self, source: str, digest: str, repository: str) -> requests.Response:
+        """A manifest of one repository, after its blobs were made known to another."""
         manifest = self._call("GET", f"{source}/manifests/{digest}", headers={"Accept": MANIFESTS})
         content = manifest.json()
         for blob in [content["config"], *content["layers"]]:
             mount = {"mount": blob["digest"], "from": source}
             self._call("POST", f"{repository}/blobs/uploads/", params=mount)
-        media_type = manifest.headers["Content-Type"]
-        if not index:
-            return self._put(repository, image_tag, media_type, manifest.content)
-        self._put(repository, digest, media_type, manifest.content)
-        entry = {
-            "mediaType": media_type,
-            "size": len(manifest.content),
-            "digest": digest,
-            "platform": {"architecture": "amd64", "os": "linux"},
-        }
-        whole = {"schemaVersion": 2, "mediaType": DOCKER_INDEX, "manifests": [entry]}
-        return self._put(repository, image_tag, DOCKER_INDEX, json.dumps(whole, indent=3).encode())
+        return manifest
 
     def _put(self, repository: str, name: str, media_type: str, content: bytes) -> str:
         path = f"{repository}/manifests/{name}"

@@ -135,7 +135,11 @@ class Setup:
         self.hub.repository(namespace, repository).push(
             image_tag,
             kernel.digest,
-            [("linux", "amd64", None, kernel.manifest, 1)],
+            [
+                ("linux", architecture, None, digest, 1)
+                for architecture, digest in (("amd64", kernel.manifest), ("arm64", kernel.arm64))
+                if digest
+            ],
             when or kernel.created,
             OCI_INDEX if kernel.digest != kernel.manifest else OCI_MANIFEST,
         )

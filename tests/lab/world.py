@@ -22,7 +22,7 @@ from typing import Self
 import docker
 
 from tests.lab.buildx import IMAGES, Buildx
-from tests.lab.debian import BOOKWORM, TRIXIE, Suite, base_image
+from tests.lab.debian import BOOKWORM, BOOKWORM_ARM64, TRIXIE, Suite, base_image
 from tests.lab.registry import Registry
 from tests.lab.steps import LabError, once, step
 
@@ -60,8 +60,10 @@ class SeededSource:
 
 
 DESKTOP = KernelSource(BOOKWORM, 0, "docker/for-desktop-kernel", index=True)
+DESKTOP_ARM64 = KernelSource(BOOKWORM_ARM64, 0, "docker/for-desktop-kernel", index=True)
 LINUXKIT = KernelSource(BOOKWORM, 1, "linuxkit/kernel", index=False)
 NEWER = KernelSource(TRIXIE, 0, "docker/for-desktop-kernel", index=True)
+BUILDERS = "linuxkit/alpine"
 KERNELS = "lab/kernel"
 """The repository that holds every kernel image; upstream's repositories have copies."""
 
@@ -78,11 +80,12 @@ class LabKernel:
     Attributes:
         reference: ``HOST/REPOSITORY:VERSION-<40 hex>``.
         digest: what the tag points to, an index or a manifest.
-        manifest: the digest of the manifest for linux/amd64.
+        manifest: the digest of the manifest for linux/amd64, or of the only one.
         release: ``uname -r``.
         version: upstream's, as in the tag.
         builder: the reference of the image that has its compiler.
         created: when Debian made the package.
+        arm64: the digest of the manifest for linux/arm64, where there are two.
     """
 
     reference: str
@@ -92,6 +95,7 @@ class LabKernel:
     version: str
     builder: str
     created: datetime
+    arm64: str = ""
 
 
 class World:
@@ -152,7 +156,7 @@ class World:
         """The registry, running from the first call on."""
         image = "install-zfs-lab/registry"
         if not self.client.images.list(name=image):
-            base = self._base(BOOKWORM)
+            base = self.base(BOOKWORM)
             with step("registry, image"):
                 self.buildx.build(
                     "registry, image",
@@ -168,12 +172,36 @@ class World:
     def builder(self, suite: Suite) -> str:
         """The reference of the image with the compiler and the tools that built the kernels."""
         recipe = IMAGES / "builder.Dockerfile"
-        repository, image_tag = "linuxkit/alpine", _sha1(suite.name, recipe.read_text())
-        reference = f"{self.registry().host}/{repository}:{image_tag}"
-        if self.registry().digest(repository, image_tag) is None:
-            base = self._base(suite)
-            self._push(f"builder {suite.name}", recipe, reference, {"BASE": base})
+        image_tag = _sha1(suite.key, recipe.read_text())
+        reference = f"{self.registry().host}/{BUILDERS}:{image_tag}"
+        if self.registry().digest(BUILDERS, image_tag) is None:
+            args = {"BASE": self.base(suite)}
+            self._push(f"builder {suite.key}", recipe, reference, args, platform=suite.platform)
         return reference
+
+    @once
+    def builder_for_both(self) -> str:
+        """The same behind an index with both platforms."""
+        digests = {}
+        for suite in (BOOKWORM, BOOKWORM_ARM64):
+            _, _, image_tag = self.builder(suite).rpartition(":")
+            digest = self.registry().digest(BUILDERS, image_tag)
+            assert digest
+            digests[suite.architecture] = digest
+        image_tag = _sha1(*digests.values())
+        self.registry().join(BUILDERS, digests, BUILDERS, image_tag)
+        return f"{self.registry().host}/{BUILDERS}:{image_tag}"
+
+    @once
+    def kernel_for_both(self) -> LabKernel:
+        """A kernel image with an index of both platforms, as most of upstream's have."""
+        builder = self.builder_for_both()
+        amd64, arm64 = (self._debian_kernel(one, builder) for one in (DESKTOP, DESKTOP_ARM64))
+        _, _, image_tag = amd64.reference.rpartition(":")
+        digests = {"amd64": amd64.manifest, "arm64": arm64.manifest}
+        digest = self.registry().join(KERNELS, digests, DESKTOP.repository, image_tag)
+        reference = f"{self.registry().host}/{DESKTOP.repository}:{image_tag}"
+        return replace(amd64, reference=reference, digest=digest, arm64=arm64.manifest)
 
     @once
     def kernel(self, source: KernelSource | SeededSource) -> LabKernel:
@@ -197,6 +225,7 @@ class World:
             sorted(os.listdir(packages)),
             {"KERNEL_RELEASE": release},
             packages,
+            source.suite.platform,
         )
 
     def _seeded_kernel(self, source: SeededSource, builder: str) -> LabKernel:
@@ -222,6 +251,7 @@ class World:
         identity: Iterable[str],
         args: Mapping[str, str],
         packages: Path,
+        platform: str = "",
     ) -> LabKernel:
         """The kernel with the image that the recipe makes, once for all runs.
 
@@ -242,6 +272,7 @@ class World:
                 {"BUILDER": kernel.builder, **args},
                 contexts={"packages": packages},
                 epoch=int(kernel.created.timestamp()),
+                platform=platform,
             )
             manifest = registry.digest(KERNELS, image_tag)
             if manifest is None:
@@ -262,8 +293,9 @@ class World:
         return replace(kernel, reference=reference, digest=digest)
 
     @once
-    def _base(self, suite: Suite) -> str:
-        with step(f"Debian {suite.name}"):
+    def base(self, suite: Suite) -> str:
+        """The image of a Debian suite."""
+        with step(f"Debian {suite.key}"):
             return base_image(suite, self.client, self.buildx, self._logs)
 
     @once
@@ -286,12 +318,12 @@ class World:
 
     def _fetched(self, target: str, suite: Suite, args: Mapping[str, str]) -> Path:
         """A directory that fetch.Dockerfile filled, once for all runs."""
-        directory = self.directory / target / suite.name
+        directory = self.directory / target / suite.key
         if not directory.exists():
-            base = self._base(suite)
+            base = self.base(suite)
             partial = directory.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            name = f"{target} of {suite.name}, download"
+            name = f"{target} of {suite.key}, download"
             with step(name):
                 self.buildx.build(
                     name,
@@ -299,6 +331,7 @@ class World:
                     target=target,
                     output=f"type=local,dest={partial}",
                     args={"BASE": base, **args},
+                    platform=suite.platform,
                 )
             partial.rename(directory)
         return directory
@@ -312,12 +345,19 @@ class World:
         *,
         contexts: Mapping[str, Path] | None = None,
         epoch: int = 0,
+        platform: str = "",
     ) -> None:
         """Builds an image into the registry; the engine's own list of images stays as it was."""
         output = f"type=image,name={reference},push=true,unpack=false,compression-level=1"
         with step(name):
             self.buildx.build(
-                name, recipe, output=output, args=args, contexts=contexts, epoch=epoch
+                name,
+                recipe,
+                output=output,
+                args=args,
+                contexts=contexts,
+                epoch=epoch,
+                platform=platform,
             )
             self.client.images.remove(reference)
 

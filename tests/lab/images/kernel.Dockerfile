@@ -1,7 +1,8 @@
 # A kernel image in LinuxKit's shape, made from Debian packages (build context "packages").
 ARG BUILDER
 
-FROM ${BUILDER} AS pack
+# Nothing in it is run, whatever platform it is for.
+FROM --platform=$BUILDPLATFORM ${BUILDER} AS pack
 ARG BUILDER
 ARG KERNEL_RELEASE
 COPY pack-kernel /usr/local/bin/
