@@ -5,10 +5,10 @@ BIN := .venv/bin
 SCRIPTS := .ci/run loader/install-zfs tests/lab/with-lab tests/lab/clean $(wildcard release/*.sh image/*.sh) \
 	$(filter-out %.Dockerfile %.config %.yml %/hello,$(wildcard tests/lab/images/*))
 
-.PHONY: help demo test test-guest lint clean run-lint run-tests run-test-guest
+.PHONY: help demo test test-guest test-arm64 lint clean run-lint run-tests run-test-guest run-test-arm64
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile
 
 demo: ## shows the whole pipeline on real kernels, without any account
 	@$(LAB) $(BIN)/python -m tests.lab.demo
@@ -18,6 +18,9 @@ test: ## lint and all tests
 
 test-guest: ## what takes an hour or more where guests are emulated: a Docker engine and compilers in them
 	@$(RUN) run-test-guest
+
+test-arm64: ## both platforms of a kernel on this machine, one of them emulated: an hour or more
+	@LAB_PACKAGES=qemu-system-aarch64:qemu-system-arm $(RUN) run-test-arm64
 
 lint: ## ruff, mypy, shellcheck
 	@$(RUN) run-lint
@@ -36,3 +39,6 @@ run-tests:
 
 run-test-guest:
 	$(BIN)/pytest -m guest
+
+run-test-arm64:
+	$(BIN)/pytest -m arm64

@@ -40,7 +40,6 @@ from release.errors import (
     ConfigurationError,
     ExitCode,
     NotFoundError,
-    PreflightError,
     ReleaseError,
     TargetError,
     UpstreamError,
@@ -136,6 +135,23 @@ _builder_option = click.option(
     callback=_point_buildx,
     help="Build with this instance of BuildKit; see docker buildx ls.",
 )
+
+
+def _platforms(
+    _context: click.Context, _option: click.Parameter, names: tuple[str, ...]
+) -> tuple[Platform, ...]:
+    return tuple(map(parse_platform, names))
+
+
+_platform_option = click.option(
+    "--platform",
+    "here",
+    multiple=True,
+    metavar="OS/ARCH",
+    callback=_platforms,
+    show_default="this machine's own",
+    help="Build and test for this platform, emulated where the machine is another (repeatable).",
+)
 _refs = click.argument("refs", nargs=-1, required=True, metavar="REF...|all")
 
 
@@ -168,6 +184,7 @@ def cli(log_level: str) -> None:
 @_verify_option
 @_force_option
 @_builder_option
+@_platform_option
 @click.option(
     "--delivered",
     type=click.Path(path_type=Path, file_okay=False),
@@ -191,6 +208,7 @@ def sync(
     limit: int | None,
     verify: bool,
     force: bool,
+    here: tuple[Platform, ...],
     delivered: Path | None,
     expected: Path | None,
     subjects: Path | None,
@@ -199,7 +217,7 @@ def sync(
     if (delivered is None) != (expected is None):
         raise click.UsageError("--delivered and --expected belong together")
     with _report() as report:
-        world = _world(path, handover.RUNNERS if delivered else ())
+        world = _world(path, here, handover.RUNNERS if delivered else ())
         world.check_credentials()
         received = None
         if delivered and expected:
@@ -336,6 +354,7 @@ def poll_(path: Path, json_to: Path | None) -> int:
 @_limit_option
 @_verify_option
 @_force_option
+@_platform_option
 @click.option(
     "--hand-over",
     "to",
@@ -349,11 +368,13 @@ def plan_(
     limit: int | None,
     verify: bool,
     force: bool,
+    here: tuple[Platform, ...],
     to: Path | None,
 ) -> int:
     """Print what sync would do and why; write nothing else. Needs no Docker engine."""
     with _report() as report:
-        world = _world(handover.copy(path, to), handover.RUNNERS) if to else _world(path)
+        file = handover.copy(path, to) if to else path
+        world = _world(file, here, handover.RUNNERS if to else ())
         news, observed = world.look(whole=not to)
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
@@ -458,14 +479,8 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
     job = jobs.get((slug, platform))
     if not job:
         raise ConfigurationError("is not in the plan", on=f"{slug} {platform}", hint="plan again")
-    if platform != native_platform():
-        raise PreflightError(
-            f"cannot be tested here, on {native_platform()}",
-            on=f"{slug} {platform}",
-            hint="run it on a machine of that platform",
-        )
     with _report() as report:
-        world = _world(planned / versions.NAME)
+        world = _world(planned / versions.NAME, (platform,))
         world.state = State()
         (entry,) = (one for one in world.versions.kernels if one.slug == slug)
         world.preflight(Step.SMOKE)
@@ -537,8 +552,15 @@ def _step_command(step: Step, text: str) -> None:
     @_json_option
     @_jobs_option
     @_builder_option
-    def command(refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
-        return _work(step, refs, path, json_to, jobs)
+    @_platform_option
+    def command(
+        refs: tuple[str, ...],
+        path: Path,
+        json_to: Path | None,
+        jobs: int,
+        here: tuple[Platform, ...],
+    ) -> int:
+        return _work(step, refs, path, json_to, jobs, here)
 
 
 _step_command(Step.BUILD, "Build module images; leaves cache/zfs-SLUG.tar and install-zfs:SLUG.")
@@ -797,10 +819,17 @@ def _outlook(targets: Iterable[Target], world: World) -> list[Outcome]:
     return outcomes
 
 
-def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, jobs: int) -> int:
+def _work(
+    step: Step,
+    refs: tuple[str, ...],
+    path: Path,
+    json_to: Path | None,
+    jobs: int,
+    here: tuple[Platform, ...],
+) -> int:
     """``build``, ``smoke`` and ``publish``: the step, and those before it that are not done."""
     with _report() as report:
-        world = _world(path)
+        world = _world(path, here)
         entries = world.versions.kernels
         desktop = world.desktops(entries)
         chosen = None if refs == ("all",) else _choose(entries, refs, desktop)
@@ -834,7 +863,9 @@ def _work(step: Step, refs: tuple[str, ...], path: Path, json_to: Path | None, j
         built = {one.kernel for one in outcomes if one.status is Status.UNCHANGED}
         for target in targets:
             if str(target.entry.image) in built:
-                tar = sideload_tar(world.cache, target.entry.slug, native_platform())
+                own = native_platform()
+                platform = own if own in world.here else min(world.here)
+                tar = sideload_tar(world.cache, target.entry.slug, platform)
                 tested = step >= Step.SMOKE
                 image = world.versions.image
                 click.echo()
@@ -974,8 +1005,8 @@ def _report() -> Report:
     return Report(os.environ)
 
 
-def _world(path: Path, platforms: Iterable[Platform] = ()) -> World:
-    return World(versions.load(path), os.environ, platforms=platforms)
+def _world(path: Path, here: Iterable[Platform] = (), platforms: Iterable[Platform] = ()) -> World:
+    return World(versions.load(path), os.environ, here=here, platforms=platforms)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

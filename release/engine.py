@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from docker.models.containers import Container
 from release.build import BUILDX_BUILDER
 from release.errors import BuildError, PreflightError, TargetError
 from release.http import redact, without_secrets
+from release.reference import Platform
 
 TIMEOUT_SECONDS = 120
 COMMAND_SECONDS = 10 * 60
@@ -129,8 +131,11 @@ class Engine:
                 hint="start it (systemctl start docker), or set DOCKER_HOST",
             ) from error
 
-    def preflight(self) -> None:
+    def preflight(self, emulated: Collection[Platform] = ()) -> None:
         """Makes sure that ``docker buildx`` is there and can give back an image as files.
+
+        Args:
+            emulated: platforms that it has to be able to build for beside its own.
 
         Raises:
             PreflightError: it is not, or it cannot, with what to install or switch on.
@@ -140,9 +145,15 @@ class Engine:
                 "docker buildx is not installed",
                 hint="apt-get install docker-buildx (Debian), or docker-buildx-plugin (Docker)",
             )
-        if named := self._environment.get(BUILDX_BUILDER):
+        named = self._environment.get(BUILDX_BUILDER)
+        if named:
             self._check_builder(named)
-            return
+        else:
+            self._check_own()
+        for platform in sorted(emulated):
+            self._check_platform(named or "", platform)
+
+    def _check_own(self) -> None:
         status = self._client.info().get("DriverStatus") or []
         if _CONTAINERD_STORE in [list(pair) for pair in status]:
             return
@@ -174,6 +185,20 @@ class Engine:
                 on=f"docker buildx, {name}",
                 detail=redact("\n".join(wrong)),
                 hint=f"try: docker buildx inspect --bootstrap {name}",
+            )
+
+    def _check_platform(self, name: str, platform: Platform) -> None:
+        """Raises:
+        PreflightError: programs of the platform cannot be run where images are built.
+        """
+        about = self._buildx("inspect", "--bootstrap", *filter(None, [name]))
+        listed = re.findall(r"^Platforms: *(.*)$", about, re.MULTILINE)
+        if platform not in re.split(r"[*, ]+", " ".join(listed)):
+            raise PreflightError(
+                f"the builder cannot run programs for {platform}",
+                on=f"docker buildx, {name or 'the default builder'}",
+                hint="install an emulator: docker run --privileged --rm tonistiigi/binfmt "
+                f"--install {platform.partition('/')[2]}",
             )
 
     def describe(self) -> tuple[dict[str, Any], dict[str, Any]]:

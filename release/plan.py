@@ -15,7 +15,7 @@ from release.reference import Digest, Platform, architecture
 from release.report import Status
 from release.solver import Choice, Chosen, Policy, Waiting
 from release.tags import ImageTag
-from release.versions import Entry, modules_tag
+from release.versions import PLATFORMS, Entry, modules_tag
 
 SUMS = "SHA256SUMS"
 
@@ -68,7 +68,7 @@ def desktop_tag(version: str) -> str:
 
 def not_here(platform: Platform) -> str:
     """Why a platform that upstream has is left out."""
-    return f"this machine cannot boot {platform}: run it on one that can, too"
+    return f"not here: run it on a machine of {platform}, too, or with --platform {platform}"
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ class Target:
         receipt: what was published of it, where that is known.
         release: its release, if there is one.
         waits: whether it is left out only until something changes.
+        held: the platforms that are not tried again now, each with why.
     """
 
     entry: Entry
@@ -176,6 +177,7 @@ class Target:
     receipt: Receipt | None = None
     release: Release | None = None
     waits: bool = False
+    held: Mapping[Platform, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def zfs(self) -> str | None:
@@ -229,7 +231,8 @@ def plan(
     entries: Iterable[Entry],
     observed: Observed,
     *,
-    platforms: frozenset[Platform],
+    platforms: Collection[Platform],
+    wanted: Collection[Platform] = PLATFORMS,
     chosen: frozenset[str] | None = None,
     policy: Policy = Policy.PIN,
     choices: Mapping[str, Choice] = MappingProxyType({}),
@@ -240,7 +243,8 @@ def plan(
     Docker Desktop runs.
 
     Args:
-        platforms: what this machine can build and boot.
+        platforms: what this run is for.
+        wanted: what images are for at all.
         chosen: slugs to work on, None for all.
         policy: why an entry's ZFS version may be replaced.
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
@@ -252,7 +256,11 @@ def plan(
     run = {entry.slug for entry in entries if entry.desktop or desktop.get(entry.slug)}
     for entry in newest_first(entries, run):
         versions = (*entry.desktop, *desktop.get(entry.slug, ()))
-        target = _target(entry, observed, platforms, choices.get(entry.slug), policy, versions)
+        there = entry.wanted(wanted)
+        here = tuple(sorted(there.intersection(platforms)))
+        elsewhere = tuple(sorted(there.difference(platforms)))
+        choice = choices.get(entry.slug)
+        target = _target(entry, observed, here, elsewhere, choice, policy, versions)
         if target.to_do and (why := held.get(entry.slug)):
             target = _hold(target, why, observed)
         if target.to_do and chosen is not None and entry.slug not in chosen:
@@ -271,9 +279,9 @@ def _hold(target: Target, held: Mapping[Platform, str], observed: Observed) -> T
     rest = tuple(platform for platform in target.platforms if platform not in held)
     there = slug in observed.image_tags and zfs and _complete(slug, zfs, rest, observed)
     if rest and not there:
-        return replace(target, platforms=rest)
+        return replace(target, platforms=rest, held=held)
     reasons = (f"{platform}: {why}" for platform, why in sorted(held.items()))
-    return replace(_leave_out(target, "; ".join(reasons)), waits=True)
+    return replace(_leave_out(target, "; ".join(reasons)), waits=True, held=held)
 
 
 def open_questions(targets: Iterable[Target], policy: Policy) -> list[Entry]:
@@ -297,13 +305,12 @@ def open_questions(targets: Iterable[Target], policy: Policy) -> list[Entry]:
 def _target(
     entry: Entry,
     observed: Observed,
-    platforms: frozenset[Platform],
+    here: tuple[Platform, ...],
+    elsewhere: tuple[Platform, ...],
     choice: Choice | None,
     policy: Policy,
     desktop: tuple[str, ...],
 ) -> Target:
-    here = tuple(sorted(platform for platform in entry.platforms if platform in platforms))
-    elsewhere = tuple(sorted(set(entry.platforms) - platforms))
     missing = []
     zfs = choice.version if isinstance(choice, Chosen) else entry.zfs
     if entry.zfs and zfs != entry.zfs:
@@ -316,20 +323,29 @@ def _target(
         missing.append("release (not looked at, GITHUB_REPOSITORY is not set)")
     elif entry.zfs is None or zfs is None or not _complete(entry.slug, zfs, here, observed):
         missing.append("release")
-    names = [*entry.image_tags[1:], *map(desktop_tag, desktop)]
+    names = list(entry.image_tags[1:])
+    # Who types desktop-X may be on any platform that upstream has.
+    if set(elsewhere) <= set(receipt.platforms if receipt else ()):
+        names += map(desktop_tag, desktop)
     if release and _has_modules_tag(entry.slug, release):
         names.insert(0, modules_tag(entry.slug))
     missing += [name for name in names if name not in observed.image_tags]
     repairs: tuple[str, ...] = ()
     if receipt or (entry.resolved and zfs == entry.zfs and (release or _is_there(entry, observed))):
-        repairs = tuple(_repairs(entry, missing, desktop, elsewhere, release, receipt, observed))
+        # Before all platforms were there, desktop-X was not to point to it.
+        whole = {*here, *elsewhere} <= set(receipt.platforms if receipt else ())
+        due = desktop if whole else ()
+        repairs = tuple(_repairs(entry, missing, due, elsewhere, release, receipt, observed))
     if not entry.resolved:
         missing.append("record")
     why = entry.skip
     if why:
         missing, repairs = [], ()
+    elif elsewhere and not here:
+        why = f"upstream has it for {', '.join(elsewhere)} only: {not_here(elsewhere[0])}"
     elif entry.platforms and not here:
-        why = f"upstream has it for {', '.join(elsewhere)} only, which this machine cannot boot"
+        only = ", ".join(sorted(entry.platforms))
+        why = f"upstream has it for {only} only, which platforms or without leave out"
     elif choice and not isinstance(choice, Chosen) and not entry.zfs:
         why = choice.reason
     return Target(
@@ -365,11 +381,15 @@ def _repairs(
     """
     known = {"image": "the image", "release": "the release"}
     if receipt:
-        tags = (*receipt.entry.image_tags[1:], *map(desktop_tag, receipt.entry.desktop))
+        published = set(receipt.entry.desktop).intersection(desktop)
+        tags = (*receipt.entry.image_tags[1:], *map(desktop_tag, published))
         known |= {name: name for name in (modules_tag(entry.slug), *tags)}
     for name in missing:
-        if name == "release" and release:
-            yield "the release was a draft" if release.draft else "the release lacked a file"
+        if name == "release" and release and release.draft:
+            yield "the release was a draft"
+        elif name == "release" and release:
+            # A receipt tells what it had; the rest was never published.
+            yield from () if receipt else ("the release lacked a file",)
         elif name in known:
             yield f"{known[name]} was missing"
     if receipt and release:

@@ -29,7 +29,7 @@ from release.report import Outcome, Report
 from release.smoke import smoke
 from release.state import Key
 from release.work import Places, Work, passed_before, settled, write_passed
-from release.world import Step, World, native_platform
+from release.world import Step, World
 
 _BOOT_BYTES = 24 << 20
 """How many bytes of layers ``latest`` is booted with; a guest has them unpacked in memory."""
@@ -54,7 +54,7 @@ def move_latest(world: World, observed: Observed, report: Report) -> bool:
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
     for error in made.left_out:
         report.warn(f"{latest.TAG} lacks what is published: {error.summary}")
-    for platform in sorted(set(made.to_boot) & {native_platform()}):
+    for platform in sorted(set(made.to_boot) & world.here):
         _smoke_latest(world, made, platform, report)
     report.step(latest.TAG, "push")
     moved = latest.push(world.registry, image, wanted, made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -96,6 +96,13 @@ class Entry:
     and not by booting it: for a captured kernel that cannot be booted."""
     skip: str = ""
     """Why nothing is ever built for it: what its image lacks, or what a maintainer wrote."""
+    without: tuple[Platform, ...] = ()
+    """Platforms that a maintainer has given up for it: nothing is built for them, and
+    ``desktop-X`` does not wait for them."""
+
+    def wanted(self, platforms: Collection[Platform]) -> frozenset[Platform]:
+        """Those of the platforms that it is to have images for, as far as upstream has them."""
+        return frozenset(self.platforms).intersection(platforms).difference(self.without)
 
     @property
     def references(self) -> tuple[Reference, ...]:
@@ -134,6 +141,7 @@ _KEYS = (
     "deleted",
     "smoke",
     "skip",
+    "without",
 )
 """The keys of an entry behind its image, in the order in which they are written."""
 
@@ -147,6 +155,9 @@ def modules_tag(slug: str) -> str:
     """The image tag of a kernel's image without the userland, where it was built with one."""
     return f"{slug}-modules"
 
+
+PLATFORMS = (Platform("linux/amd64"), Platform("linux/arm64"))
+"""Those that Docker Desktop runs on."""
 
 DEFAULT_SOURCES = (
     Source(Reference(DOCKER_HUB, "docker/for-desktop-kernel"), DOCKER_HUB_URL),
@@ -174,6 +185,9 @@ class Versions:
     on_the_spot: bool = True
     """Whether the image that builds where it runs is published, under the tag ``build``."""
     kernels: tuple[Entry, ...] = ()
+    platforms: tuple[Platform, ...] = PLATFORMS
+    """Of those that upstream has, the ones that images are for: ``desktop-X`` moves once a kernel
+    has all of them."""
     probe: str | None = None
     """The image of the container with which ``detect`` and ``capture`` look at a machine."""
 
@@ -203,6 +217,7 @@ def parse(path: Path, text: str) -> Versions:
         "request_budget",
         "latest",
         "on_the_spot",
+        "platforms",
         "probe",
         "kernels",
         required=["image"],
@@ -237,6 +252,7 @@ def parse(path: Path, text: str) -> Versions:
         == "true"
         if "on_the_spot" in top
         else Versions.on_the_spot,
+        platforms=_platforms(top["platforms"]) if "platforms" in top else PLATFORMS,
         kernels=_kernels(top["kernels"].items()) if "kernels" in top else (),
         probe=str(top["probe"].parse(Reference.parse)) if "probe" in top else None,
     )
@@ -274,6 +290,13 @@ def _policy(node: Node) -> Policy:
     if text not in list(Policy):
         raise node.error(f"{text!r} is not a policy", f"write one of: {', '.join(Policy)}")
     return Policy(text)
+
+
+def _platforms(node: Node) -> tuple[Platform, ...]:
+    found = tuple(item.parse(parse_platform) for item in node.items())
+    if not found:
+        raise node.error("names no platform", f"write: [{', '.join(PLATFORMS)}]")
+    return found
 
 
 def _latest(node: Node) -> int:
@@ -384,6 +407,7 @@ def _entry(node: Node) -> Entry:
         if "smoke" in keys
         else "",
         skip=keys["skip"].text() if "skip" in keys else "",
+        without=_platforms(keys["without"]) if "without" in keys else (),
     )
 
 
@@ -421,8 +445,9 @@ def _value(entry: Entry, name: str) -> str:
             return "true" if entry.deleted else ""
         case "aliases":
             return f"[{', '.join(map(str, entry.aliases))}]" if entry.aliases else ""
-        case "desktop":
-            return f"[{', '.join(entry.desktop)}]" if entry.desktop else ""
+        case "desktop" | "without":
+            words = getattr(entry, name)
+            return f"[{', '.join(words)}]" if words else ""
         case _:
             return str(getattr(entry, name) or "")
 

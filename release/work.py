@@ -120,7 +120,6 @@ class Work:
         """The outcomes of one target; its expected failures are its own."""
         started = time.monotonic()
         slug = target.entry.slug
-        status, reason = Status.FAILED, ""
         try:
             kept = self._restore(target)
             outcomes = self._bring_back(target, kept, started) or (
@@ -128,30 +127,15 @@ class Work:
                 if self.delivered is None
                 else self._take(target, kept, started)
             )
-        except NotYetError as error:
-            status, reason = Status.WAITING, error.what
-        except LackingError as error:
-            status, reason = Status.SKIPPED, error.what
-            self._count(slug, reason)
-            if self.until >= Step.PUBLISH or self.hand_over:
-                skipped = replace(target.entry, skip=error.what)
+        except (ReleaseError, OSError) as error:
+            tried = [key for key in self.tried if key[0] == slug]
+            status, reason = self._failed(target.entry, error, tried[-1] if tried else None)
+            lacks = isinstance(error, LackingError)
+            if lacks and (self.until >= Step.PUBLISH or self.hand_over):
+                skipped = replace(target.entry, skip=reason)
                 with self.lock:
                     world = self.world
                     world.versions = versions.revise(world.versions, target.entry, skipped)
-        except UnbuildableError as error:
-            status, reason = Status.SKIPPED, error.what
-            # Another machine may be able to test it.
-            if not target.entry.smoke:
-                self._count(slug, reason)
-        except ReleaseError as error:
-            self.report.fail(error)
-            reason = error.summary
-            if isinstance(error, BuildError | SmokeError):
-                self._count(slug, reason)
-        except OSError as error:
-            failure = from_os_error(error, str(target.entry.image))
-            self.report.fail(failure)
-            reason = failure.summary
         else:
             done = {
                 (slug, parse_platform(one.platform))
@@ -174,13 +158,35 @@ class Work:
             for platform in target.platforms or (native_platform(),)
         ]
 
-    def _count(self, slug: str, reason: str) -> None:
-        """A failure that the same inputs will bring about again."""
-        tried = [key for key in self.tried if key[0] == slug]
-        if tried:
-            key = tried[-1]
+    def _failed(
+        self, entry: Entry, error: ReleaseError | OSError, key: Key | None
+    ) -> tuple[Status, str]:
+        """Tells of what went wrong with a kernel, or with one platform of it, and counts what the
+        same inputs will bring about again.
+
+        Args:
+            key: what was tried.
+
+        Returns:
+            How it ended, and why.
+        """
+        if isinstance(error, OSError):
+            error = from_os_error(error, str(entry.image))
+        match error:
+            case NotYetError():
+                return Status.WAITING, error.what
+            case UnbuildableError():
+                status, reason = Status.SKIPPED, error.what
+                # Another machine may be able to test it.
+                counts = isinstance(error, LackingError) or not entry.smoke
+            case _:
+                self.report.fail(error)
+                status, reason = Status.FAILED, error.summary
+                counts = isinstance(error, BuildError | SmokeError)
+        if counts and key in self.tried:
             with self.lock:
                 self.world.state = self.world.state.failed(key, self.tried[key], redact(reason))
+        return status, reason
 
     def _try(
         self, entry: Entry, kernel: Kernel, platform: Platform, builder: BuilderImage | None
@@ -202,10 +208,11 @@ class Work:
         """Publishes what others built and tested of a kernel, beside what was brought back of it,
         and tells what they did not.
         """
-        world, image = self.world, self.world.versions.image
+        world = self.world
         assert self.delivered is not None
         entry = find_digests(world.registry, replace(target.entry, desktop=target.desktop))
-        platforms = sorted(set(entry.platforms) & world.platforms)
+        wanted = entry.wanted(world.versions.platforms)
+        platforms = sorted(wanted & world.platforms)
         found = {
             p: one
             for p in platforms
@@ -222,22 +229,20 @@ class Work:
         ]
         others += [
             Outcome(
-                str(entry.image), p, Status.WAITING, "not built in this run; a later one goes on"
+                str(entry.image),
+                p,
+                Status.WAITING,
+                target.held.get(p, "not built in this run; a later one goes on"),
             )
             for p in platforms
             if p not in found and p not in kept
         ]
-        others += _elsewhere(entry, set(entry.platforms) - world.platforms)
+        others += _elsewhere(entry, wanted - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
         if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
             raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
-        whole = target.receipt and kept.keys() >= target.receipt.platforms.keys()
-        if not passed and not whole:
-            others += [
-                Outcome(str(entry.image), p, Status.WAITING, "is brought back with the others")
-                for p in platforms
-                if p in kept
-            ]
+        if not passed and not _is_whole(target, kept):
+            others += _untouched(target, {p: kept[p] for p in platforms if p in kept})
             with self.lock:
                 known = replace(entry, desktop=target.entry.desktop)
                 world.versions = versions.revise(world.versions, target.entry, known)
@@ -250,23 +255,13 @@ class Work:
             if tarball and each.platform in passed:
                 world.openzfs.tarballs.record(each.zfs_version, tarball, str(entry.image))
         release = self._publish(target, entry, kernel, built, kept)
-        reports = {p: (one.reason, one.seconds) for p, one in passed.items()}
-        done = [
-            Outcome(
-                str(entry.image),
-                each.platform,
-                Status.PUBLISHED,
-                "; ".join(filter(None, (_repaired(target, [each]), reason))),
-                image=str(image.with_tag(entry.slug)),
-                digest=each.digest,
-                github_release=release,
-                seconds=round(seconds + time.monotonic() - started, 1),
-            )
-            for each in built
-            if each.platform in platforms
-            for reason, seconds in [reports.get(each.platform, ("", 0.0))]
-        ]
-        return done + others
+        reasons = {p: one.reason for p, one in passed.items()}
+        done = self._done(target, entry, built, Status.PUBLISHED, reasons, release, started)
+        took = {p: one.seconds for p, one in passed.items()}
+        return [
+            replace(one, seconds=round(one.seconds + took.get(parse_platform(one.platform), 0), 1))
+            for one in done
+        ] + others
 
     def _restore(self, target: Target) -> Mapping[Platform, Built]:
         """What was published and tested before, byte for byte, of every platform that still has it
@@ -292,8 +287,8 @@ class Work:
         entry = replace(entry, builder=entry.builder or target.receipt.entry.builder)
         release = self._publish(target, entry, known_kernel(entry), list(kept.values()), kept)
         built = [kept[platform] for platform in target.platforms]
-        reason = _repaired(target, built)
-        return self._done(entry, built, Status.PUBLISHED, reason, release, started)
+        done = self._done(target, entry, built, Status.PUBLISHED, {}, release, started)
+        return done + self._elsewhere(target, entry)
 
     def _run(self, target: Target, kept: Mapping[Platform, Built], started: float) -> list[Outcome]:
         world, image = self.world, self.world.versions.image
@@ -302,11 +297,13 @@ class Work:
         if entry.zfs:
             entry = replace(entry, zfs=target.zfs)
         kernel = read_kernel(world.registry, entry)
-        platforms = tuple(sorted(set(entry.platforms) & world.platforms))
+        platforms = target.platforms or tuple(
+            sorted(entry.wanted(world.versions.platforms) & world.platforms)
+        )
         if not platforms:
             raise UnbuildableError(
-                f"upstream has it for {', '.join(sorted(entry.platforms))} only, which this "
-                "machine cannot boot",
+                f"upstream has it for {', '.join(sorted(entry.platforms))} only, which is not "
+                "what this run is for; see --platform",
                 on=str(entry.image),
             )
         there: dict[Platform, Document] = {}
@@ -317,59 +314,118 @@ class Work:
             there = {platform: one for platform, one in there.items() if platform not in known}
             entry, there = self._adopt(entry, image, there)
         entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
-        built = []
+        made: list[Built] = []
+        said: dict[Platform, str] = {}
+        errors: dict[Platform, ReleaseError | OSError] = {}
         for platform in platforms:
-            if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
-                self._check_machine(entry, kernel, platform)
-            self._try(entry, kernel, platform, None)
-            if platform in there:
-                built.append(self._fetch(entry, kernel, platform, there[platform]))
+            if platform in kept:
                 continue
-            builder = self._builder(entry, kernel, platform)
-            self._try(entry, kernel, platform, builder)
-            built.append(self._build(entry, kernel, platform, builder))
-            entry = replace(entry, builder=entry.builder or builder.image)
-        tried = [self._smoke(entry, one) for one in built if self.until >= Step.SMOKE]
+            try:
+                one, builder = self._make(entry, kernel, platform, there.get(platform))
+                said[platform] = self._smoke(entry, one) if self.until >= Step.SMOKE else ""
+            except (ReleaseError, OSError) as error:
+                errors[platform] = error
+                continue
+            made.append(one)
+            entry = replace(entry, builder=entry.builder or builder)
+        lacking = [error for error in errors.values() if isinstance(error, LackingError)]
+        if lacking and len(lacking) == len(errors) and not made and not kept:
+            raise LackingError("; ".join(error.what for error in lacking), on=str(entry.image))
+        return [
+            *self._deliver(target, entry, kernel, made, kept, said, started),
+            *(
+                Outcome(
+                    str(entry.image),
+                    platform,
+                    *self._failed(entry, error, (entry.slug, platform)),
+                    seconds=round(time.monotonic() - started, 1),
+                )
+                for platform, error in errors.items()
+            ),
+            *self._elsewhere(target, entry),
+        ]
+
+    def _deliver(
+        self,
+        target: Target,
+        entry: Entry,
+        kernel: Kernel,
+        made: Sequence[Built],
+        kept: Mapping[Platform, Built],
+        said: dict[Platform, str],
+        started: float,
+    ) -> list[Outcome]:
+        """Takes what was made to where it belongs, with what was brought back of other platforms.
+
+        Args:
+            said: what is to be told of each platform.
+        """
+        if not made and not (target.repairs and _is_whole(target, kept)):
+            return _untouched(target, kept)
+        status, release = Status.UNCHANGED, ""
+        built = [*made, *kept.values()]
         if self.until >= Step.PUBLISH:
-            others = [one for platform, one in kept.items() if platform not in platforms]
             status = Status.PUBLISHED
-            release = self._publish(
-                target, entry, kernel, [*built, *others], [one.platform for one in others]
-            )
-            reason = "; ".join(filter(None, (_repaired(target, built), *tried)))
+            release = self._publish(target, entry, kernel, built, kept)
         elif self.hand_over:
-            status, release, reason = Status.UNCHANGED, "", "; ".join(tried)
-            for one in built:
+            for one in made:
                 self.hand_over(one)
         else:
-            status, release = Status.UNCHANGED, ""
-            reason = "; ".join((*tried, self._keep(entry, built)))
-        return self._done(entry, built, status, reason, release, started)
+            where = self._keep(entry, made)
+            said = {p: "; ".join(filter(None, (text, where))) for p, text in said.items()}
+        return self._done(target, entry, built, status, said, release, started)
+
+    def _make(
+        self, entry: Entry, kernel: Kernel, platform: Platform, there: Document | None
+    ) -> tuple[Built, Reference | None]:
+        """The module image of one platform, built or fetched, and what it was built with."""
+        if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
+            self._check_machine(entry, kernel, platform)
+        self._try(entry, kernel, platform, None)
+        if there:
+            return self._fetch(entry, kernel, platform, there), None
+        builder = self._builder(entry, kernel, platform)
+        self._try(entry, kernel, platform, builder)
+        return self._build(entry, kernel, platform, builder), builder.image
 
     def _done(
         self,
+        target: Target,
         entry: Entry,
         built: Iterable[Built],
         status: Status,
-        reason: str,
+        said: Mapping[Platform, str],
         release: str,
         started: float,
     ) -> list[Outcome]:
-        world = self.world
-        done = [
+        """The outcomes of what was made.
+
+        Args:
+            said: what is to be told of a platform.
+        """
+        return [
             Outcome(
                 str(entry.image),
                 one.platform,
                 status,
-                reason,
-                image=str(world.versions.image.with_tag(entry.slug)),
+                "; ".join(filter(None, (_repaired(target, [one]), said.get(one.platform)))),
+                image=str(self.world.versions.image.with_tag(entry.slug)),
                 digest=one.digest,
                 github_release=release,
                 seconds=round(time.monotonic() - started, 1),
             )
             for one in built
+            if one.platform in self.world.platforms
         ]
-        return done + _elsewhere(entry, set(entry.platforms) - world.platforms)
+
+    def _elsewhere(self, target: Target, entry: Entry) -> list[Outcome]:
+        """The outcomes of the platforms that this run is not for, or not now."""
+        world, wanted = self.world, entry.wanted(self.world.versions.platforms)
+        held = [
+            Outcome(str(entry.image), platform, Status.WAITING, why)
+            for platform, why in sorted(target.held.items())
+        ]
+        return held + _elsewhere(entry, wanted - world.platforms)
 
     def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
         """Makes sure that this machine can test what is to be built."""
@@ -495,8 +551,9 @@ class Work:
         """Leaves the sideload tar, and the image in the engine at hand."""
         from release.engine import Engine
 
-        tars = [save_tar(self.world, entry, one) for one in built]
-        Engine(self.world.environment).load(tars[0])
+        tars = {one.platform: save_tar(self.world, entry, one) for one in built}
+        own = native_platform()
+        Engine(self.world.environment).load(tars[own if own in tars else min(tars)])
         tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
         return f"built{tested}, not published"
 
@@ -538,9 +595,9 @@ class Work:
             world.github, entry, image, built, pushed, assets, directory, receipt
         )
         publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
-        # Who types desktop-X may be on any platform that this run is for.
-        wanted = set(entry.platforms) & world.platforms
-        if wanted <= set(world.registry.platforms(image, pushed.image)):
+        # Who types desktop-X may be on any platform that upstream has.
+        there = world.registry.platforms(image, pushed.image)
+        if entry.wanted(world.versions.platforms) <= there.keys():
             publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
@@ -550,6 +607,21 @@ class Work:
                 for subject in publish.subjects(image, entry.slug, new, pushed, files):
                     self.sign(subject)
         return release.git_tag
+
+
+def _untouched(target: Target, kept: Iterable[Platform]) -> list[Outcome]:
+    """The outcomes of what is published of a kernel that nothing new was made for."""
+    kernel = str(target.entry.image)
+    if target.repairs:
+        why = "is brought back with the others"
+        return [Outcome(kernel, platform, Status.WAITING, why) for platform in kept]
+    return [Outcome(kernel, platform, Status.UNCHANGED) for platform in kept]
+
+
+def _is_whole(target: Target, kept: Mapping[Platform, Built]) -> bool:
+    """Whether all that was published of a kernel was brought back."""
+    receipt = target.receipt
+    return receipt is not None and kept.keys() >= receipt.platforms.keys()
 
 
 def _repaired(target: Target, built: Iterable[Built]) -> str:
@@ -640,7 +712,9 @@ def settled(target: Target, image: Reference) -> list[Outcome]:
     if target.left_out:
         platforms = target.platforms or target.elsewhere or (native_platform(),)
         return [
-            Outcome(str(entry.image), platform, target.status, target.left_out)
+            Outcome(str(entry.image), platform, Status.UNCHANGED)
+            if target.held and platform not in target.held
+            else Outcome(str(entry.image), platform, target.status, target.left_out)
             for platform in platforms
         ]
     unchanged = [

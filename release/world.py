@@ -109,7 +109,8 @@ class World:
 
     Attributes:
         github: our own repository; None where GITHUB_REPOSITORY does not name one.
-        platforms: those that this run is for; this machine's own unless others build, too.
+        here: the platforms that this machine builds and boots: its own, unless it is told others.
+        platforms: those that this run is for; the same, unless other machines build, too.
         state: what earlier runs left to this one.
     """
 
@@ -119,10 +120,12 @@ class World:
         environment: Mapping[str, str],
         cache: Path = Path("cache"),
         *,
+        here: Iterable[Platform] = (),
         platforms: Iterable[Platform] = (),
     ) -> None:
         self.versions = versions
-        self.platforms = frozenset(platforms or {native_platform()})
+        self.here = frozenset(here or {native_platform()})
+        self.platforms = frozenset(platforms or self.here)
         self.state = load_state(versions.path.with_name(STATE))
         self.desktop_map = desktop.load(versions.path.with_name(desktop.NAME))
         self.environment = environment
@@ -266,7 +269,15 @@ class World:
             The targets, and why ZFS versions could not be looked up.
         """
         policy = self.versions.openzfs.policy
-        draft = plan(entries, observed, platforms=self.platforms, chosen=chosen, desktop=desktop)
+        wanted = self.versions.platforms
+        draft = plan(
+            entries,
+            observed,
+            platforms=self.platforms,
+            wanted=wanted,
+            chosen=chosen,
+            desktop=desktop,
+        )
         choices: dict[str, Choice] = {}
         failures: dict[str, ReleaseError] = {}
         for entry in open_questions(draft, policy):
@@ -282,6 +293,7 @@ class World:
             entries,
             observed,
             platforms=self.platforms,
+            wanted=wanted,
             chosen=chosen,
             policy=policy,
             choices=choices,
@@ -438,9 +450,10 @@ class World:
         from release.engine import Engine
 
         if builds and until >= Step.SMOKE:
-            preflight(architecture(native_platform()))
+            for platform in sorted(self.here):
+                preflight(architecture(platform))
         if builds:
-            Engine(self.environment).preflight()
+            Engine(self.environment).preflight(self.here - {native_platform()})
         if until >= Step.PUBLISH:
             self.check_credentials()
             assert self.github

@@ -132,6 +132,7 @@ class Recorded:
 
     def _provide_programs(self) -> None:
         (self.results / "gcc").write_text(f"{GCC}\n")
+        (self.results / "platforms").write_text("Platforms: linux/amd64*, linux/arm64\n")
         (self.directory / "bin").mkdir()
         for name in ("docker", "qemu-system-x86_64", "qemu-system-aarch64"):
             program = self.directory / "bin" / name

@@ -1,0 +1,152 @@
+"""Kernels for two platforms, on a machine that does both, or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from release.plan import asset_name
+from release.state import MOST_ATTEMPTS
+from tests.lab.module_images import AMD64, ARM64
+from tests.recorded import Kernel, Recorded, Run
+
+BOTH = ("--platform", AMD64, "--platform", ARM64)
+DESKTOP = "desktop-4.13.0"
+
+
+class Shop:
+    """A maintainer, and a kernel that a Docker Desktop runs on two platforms."""
+
+    def __init__(self, setup: Recorded, kernel: Kernel) -> None:
+        self.setup, self.kernel = setup, kernel
+        self._module = (self._recorded / "zfs.ko").read_bytes()
+
+    @property
+    def _recorded(self) -> Path:
+        return self.setup.results / self.kernel.platforms[ARM64].replace(":", "-")
+
+    def write(self, *, top: str = "", entry: str = "") -> None:
+        first = f"  - image: {self.kernel.reference}\n    desktop: [4.13.0]\n"
+        self.setup.write_versions(f"{first}{entry}", top)
+
+    def break_arm64(self) -> None:
+        (self._recorded / "zfs.ko").unlink()
+
+    def mend_arm64(self) -> None:
+        (self._recorded / "zfs.ko").write_bytes(self._module)
+
+    @property
+    def assets(self) -> set[str]:
+        return {one.name for release in self.setup.releases.releases for one in release.assets}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    with Recorded(tmp_path) as setup:
+        setup.machine = "x86_64"
+        shop = Shop(setup, setup.push_kernel("5.4.39", [AMD64, ARM64]))
+        shop.write()
+        yield shop
+        assert setup.violations == []
+
+
+def statuses(run: Run) -> dict[str, str]:
+    return {one["platform"]: one["status"] for one in run.outcomes}
+
+
+def test_one_machine_does_both(shop: Shop) -> None:
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 0, run
+    assert statuses(run) == {AMD64: "published", ARM64: "published"}
+    tags = shop.setup.tags()
+    assert tags[DESKTOP] == tags[shop.kernel.slug]
+    assert {asset_name(shop.kernel.slug, one) for one in (AMD64, ARM64)} <= shop.assets
+    run = shop.setup.run("sync", *BOTH)
+    assert statuses(run) == {AMD64: "unchanged", ARM64: "unchanged"}
+    assert len(shop.setup.builds) == 2
+
+
+def test_a_platform_that_fails_holds_back_desktop_alone(shop: Shop) -> None:
+    shop.break_arm64()
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 1, run
+    assert statuses(run) == {AMD64: "published", ARM64: "failed"}
+    assert asset_name(shop.kernel.slug, AMD64) in shop.assets
+    assert asset_name(shop.kernel.slug, ARM64) not in shop.assets
+    assert shop.kernel.slug in shop.setup.tags()
+    assert DESKTOP not in shop.setup.tags()
+    before = shop.setup.tags()
+
+    run = shop.setup.run("sync", *BOTH)
+    assert statuses(run) == {AMD64: "unchanged", ARM64: "failed"}, run.outcomes
+    assert shop.setup.tags() == before
+
+    shop.mend_arm64()
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 0, run
+    assert statuses(run)[ARM64] == "published"
+    tags = shop.setup.tags()
+    assert tags[DESKTOP] == tags[shop.kernel.slug]
+    # What was published of the other platform was built once.
+    assert len(shop.setup.builds) == 4
+
+
+def test_a_platform_that_fails_on_and_on_waits(shop: Shop) -> None:
+    shop.break_arm64()
+    for _ in range(MOST_ATTEMPTS):
+        assert statuses(shop.setup.run("sync", *BOTH))[ARM64] == "failed"
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 0, run
+    assert statuses(run) == {AMD64: "unchanged", ARM64: "waiting"}
+    assert DESKTOP not in shop.setup.tags()
+
+    shop.write(entry="    without: [linux/arm64]\n")
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 0, run
+    assert set(statuses(run)) == {AMD64}
+    tags = shop.setup.tags()
+    assert tags[DESKTOP] == tags[shop.kernel.slug]
+
+
+def test_desktop_waits_for_the_other_machine(shop: Shop) -> None:
+    run = shop.setup.run("sync")
+    assert statuses(run) == {AMD64: "published", ARM64: "skipped"}
+    assert DESKTOP not in shop.setup.tags()
+    run = shop.setup.run("sync")
+    assert statuses(run) == {AMD64: "unchanged", ARM64: "skipped"}
+    shop.setup.machine = "aarch64"
+    run = shop.setup.run("sync")
+    assert statuses(run) == {ARM64: "published", AMD64: "skipped"}
+    tags = shop.setup.tags()
+    assert tags[DESKTOP] == tags[shop.kernel.slug]
+
+
+@pytest.mark.parametrize(
+    ("top", "entry"),
+    [("platforms: [linux/amd64]\n", ""), ("", "    without: [linux/arm64]\n")],
+    ids=["platforms", "without"],
+)
+def test_desktop_waits_for_no_platform_that_is_not_wanted(shop: Shop, top: str, entry: str) -> None:
+    shop.write(top=top, entry=entry)
+    run = shop.setup.run("sync")
+    assert run.exit_code == 0, run
+    assert statuses(run) == {AMD64: "published"}
+    assert DESKTOP in shop.setup.tags()
+
+
+def test_a_builder_that_cannot_emulate_is_found_out_before_any_work(shop: Shop) -> None:
+    (shop.setup.results / "platforms").write_text("Platforms: linux/amd64, linux/amd64/v2\n")
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 4, run
+    assert "the builder cannot run programs for linux/arm64" in run.stderr
+    assert "tonistiigi/binfmt --install arm64" in run.stderr
+    assert shop.setup.builds == []
+
+
+def test_a_platform_is_one_that_kernels_can_be_booted_for(shop: Shop) -> None:
+    run = shop.setup.run("sync", "--platform", "linux/s390x")
+    assert run.exit_code in (0, 4), run
+    assert shop.setup.builds == []
+    assert shop.setup.run("plan", "--platform", "arm64").exit_code == 2
