@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from release import (
     detect,
     handover,
     issues,
-    latest,
     onthespot,
     probe,
     recollect,
@@ -39,15 +38,12 @@ from release.desktop import judge, show
 from release.errors import (
     ConfigurationError,
     ExitCode,
-    NotFoundError,
     ReleaseError,
-    TargetError,
-    UpstreamError,
     from_os_error,
 )
 from release.http import checksums
 from release.linuxkit import VARIANTS
-from release.plan import Observed, Target, desktop_tag, newest_first, plan
+from release.plan import Observed, Target, choose, newest_first, plan
 from release.poll import Polled
 from release.probe import PROBE_IMAGE
 from release.reference import Platform, Reference, parse_platform
@@ -63,11 +59,10 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import move_latest, run
+from release.sync import behind, move_tags, run
 from release.tarballs import NAME as TARBALLS
-from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
-from release.work import settled, sideload_tar
+from release.work import outlook, sideload_tar
 from release.world import STOP, News, Step, World, native_platform, platform_of
 
 _INTERRUPTED = 130
@@ -226,17 +221,17 @@ def sync(
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
         observed = world.inspect(entries, observed, desktop, whole=verify)
-        chosen = _choose(entries, only, desktop) if only else None
+        chosen = choose(entries, only, desktop) if only else None
         targets, unread = world.plan(
             entries, observed, desktop=desktop, chosen=chosen, force=force, tried=received or ()
         )
         targets = world.share(targets, observed).targets
-        behind, unseen = _behind(world, entries, observed)
+        late, unseen = behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
-        if limit != 0 and (to_do or behind):
+        if limit != 0 and (to_do or late):
             # `latest`, which follows what is published, is booted.
-            builds = received is None or bool(behind or world.versions.latest)
+            builds = received is None or bool(late or world.versions.latest)
             world.preflight(Step.PUBLISH, builds=builds)
             to_do = True
         world.record(news)
@@ -263,7 +258,7 @@ def sync(
         world.keep_state(complete=not failures)
         unmoved = None
         if to_do and limit != 0:
-            unmoved = _move_tags(world, behind, outcomes, observed, report)
+            unmoved = move_tags(world, late, outcomes, observed, report)
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)
@@ -271,55 +266,8 @@ def sync(
     return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
 
 
-def _behind(
-    world: World, entries: Iterable[Entry], observed: Observed
-) -> tuple[list[str], list[ReleaseError]]:
-    """Which tags that are no kernel's, ``latest`` and ``build``, are not what they have to be;
-    and why that could not be found out of one.
-    """
-    behind = [latest.TAG] if world.latest_is_behind(entries, observed) else []
-    try:
-        return behind + ([onthespot.IMAGE_TAG] if onthespot.is_behind(world) else []), []
-    except (UpstreamError, NotFoundError) as error:
-        return behind, [error]
-
-
-def _move_tags(
-    world: World,
-    behind: Collection[str],
-    outcomes: Sequence[Outcome],
-    observed: Observed,
-    report: Report,
-) -> ExitCode | None:
-    """Brings ``latest`` to what is published now, and ``build`` if it is behind; None where all is
-    well.
-
-    What goes wrong with one is told, and takes nothing from the kernels that are published.
-    """
-    published = any(one.status is Status.PUBLISHED for one in outcomes)
-    steps: dict[str, Callable[[], object]] = {
-        latest.TAG: lambda: move_latest(world, world.observe() if published else observed, report)
-    }
-    if onthespot.IMAGE_TAG in behind:
-        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(world, report)
-    code: ExitCode | None = None
-    for image_tag, step in steps.items():
-        try:
-            step()
-        except ReleaseError as error:
-            report.fail(error)
-            code = code or error.exit_code
-        except OSError as error:
-            failure = from_os_error(error, f"{world.versions.image}:{image_tag}")
-            report.fail(failure)
-            code = code or failure.exit_code
-        finally:
-            report.step(image_tag, "")
-    return code
-
-
-def _tell_behind(world: World, behind: Iterable[str]) -> None:
-    for image_tag in behind:
+def _tell_behind(world: World, late: Iterable[str]) -> None:
+    for image_tag in late:
         click.echo(f"{world.versions.image}:{image_tag} is behind; sync brings it up to date")
 
 
@@ -343,7 +291,7 @@ def poll_(path: Path, json_to: Path | None) -> int:
         click.echo(f"new: Docker Desktop {row.desktop} runs Linux {row.kernel} ({row.grade})")
     click.echo(f"{len(found)} new kernels, {len(world.versions.kernels)} in {path}")
     new = plan(found, Observed(frozenset(), None), platforms=world.platforms)
-    write_json(_outlook(new, world), json_to)
+    write_json(outlook(new, world.versions.image), json_to)
     return _exit_code((), news.failures)
 
 
@@ -379,7 +327,7 @@ def plan_(
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
         observed = world.inspect(entries, observed, desktop, whole=verify)
-        chosen = _choose(entries, only, desktop) if only else None
+        chosen = choose(entries, only, desktop) if only else None
         draw = partial(world.plan, observed=observed, desktop=desktop, chosen=chosen, force=force)
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
@@ -393,7 +341,7 @@ def plan_(
         if to:
             kept, unsure = world.without_builds(targets)
             unfound += unsure
-        behind, unseen = _behind(world, entries, observed)
+        late, unseen = behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen, *unfound)
         for error in failures:
             report.fail(error)
@@ -402,7 +350,7 @@ def plan_(
         _warn(report, world)
         if to:
             due = not failures and world.state.is_due(world.today)
-            worth = bool(behind) or news.worth_recording or due
+            worth = bool(late) or news.worth_recording or due
             jobs = handover.jobs_of(targets, observed.image_tags, kept)
             # What has no platform could not be looked at, and that is told as often as it fails.
             unknown = any(target.to_do and not target.platforms for target in targets)
@@ -418,12 +366,12 @@ def plan_(
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
     if said := str(share):
         click.echo(said)
-    _tell_behind(world, behind)
+    _tell_behind(world, late)
     _show_left_out(news.kernels)
-    outlook = _outlook(targets, world)
-    write_json(outlook, json_to, failures=as_data(failures))
+    stands = outlook(targets, world.versions.image)
+    write_json(stands, json_to, failures=as_data(failures))
     if to:
-        report.summary([one for one in outlook if one.status is not Status.UNCHANGED])
+        report.summary([one for one in stands if one.status is not Status.UNCHANGED])
     return _exit_code((), failures)
 
 
@@ -588,7 +536,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             observed = world.observe()
         entries = world.versions.kernels
         targets, unread = world.plan(entries, observed, desktop=world.desktops(entries))
-        behind, unseen = _behind(world, entries, observed)
+        late, unseen = behind(world, entries, observed)
         unread += [*(news.failures if news else ()), *unseen]
         for error in unread:
             report.fail(error)
@@ -608,7 +556,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             for target in targets
         ],
     )
-    _tell_behind(world, behind)
+    _tell_behind(world, late)
     click.echo(world.state.age(world.today))
     if world.stopped:
         click.echo(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
@@ -617,7 +565,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             click.echo(f"Docker Desktop {verdict.desktop}: {verdict.finding}: {verdict.why}")
     if news:
         _show_left_out(news.kernels)
-    write_json(_outlook(targets, world), json_to)
+    write_json(outlook(targets, world.versions.image), json_to)
     return _exit_code((), unread)
 
 
@@ -800,25 +748,6 @@ def _warn(report: Report, world: World, targets: Iterable[Target] = ()) -> None:
             report.warn(f"{target.entry.image}: {target.warning}")
 
 
-def _outlook(targets: Iterable[Target], world: World) -> list[Outcome]:
-    """How targets stand: what is still to be done is waiting for a run that does it."""
-    outcomes = []
-    for target in targets:
-        if target.to_do:
-            platforms = target.platforms or ("",)
-            kernel, image = (
-                str(target.entry.image),
-                world.versions.image.with_tag(target.entry.slug),
-            )
-            outcomes += [
-                Outcome(kernel, platform, Status.WAITING, target.reason, image=str(image))
-                for platform in platforms
-            ]
-        else:
-            outcomes += settled(target, world.versions.image)
-    return outcomes
-
-
 def _work(
     step: Step,
     refs: tuple[str, ...],
@@ -832,7 +761,7 @@ def _work(
         world = _world(path, here)
         entries = world.versions.kernels
         desktop = world.desktops(entries)
-        chosen = None if refs == ("all",) else _choose(entries, refs, desktop)
+        chosen = None if refs == ("all",) else choose(entries, refs, desktop)
         if step is Step.PUBLISH:
             world.check_credentials()
         # To build and to test leaves something on this machine, whatever is published already.
@@ -843,18 +772,18 @@ def _work(
         else:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         to_do = any(target.to_do for target in targets)
-        behind: list[str] = []
+        late: list[str] = []
         if step is Step.PUBLISH:
-            behind, unseen = _behind(world, entries, observed)
+            late, unseen = behind(world, entries, observed)
             unread += unseen
-        if to_do or behind:
+        if to_do or late:
             world.preflight(step)
             to_do = True
         _warn(report, world, targets)
         outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
         unmoved = None
         if step is Step.PUBLISH and to_do:
-            unmoved = _move_tags(world, behind, outcomes, observed, report)
+            unmoved = move_tags(world, late, outcomes, observed, report)
         for error in unread:
             report.fail(error)
         report.requests(world.http.requests)
@@ -905,7 +834,7 @@ def linuxkit_(
         entries = newest_first(world.versions.kernels)
         desktop = world.desktops(entries)
         slugs = frozenset(entry.slug for entry in entries)
-        chosen = slugs if refs == ("all",) else _choose(entries, refs, desktop)
+        chosen = slugs if refs == ("all",) else choose(entries, refs, desktop)
         ready = {entry.slug for entry in entries if workshop.has_modules(entry)} & chosen
         nothing = Observed(frozenset(), None)
         targets, unread = world.plan(entries, nothing, desktop=desktop, chosen=chosen - ready)
@@ -923,7 +852,7 @@ def linuxkit_(
         made = []
         for entry in entries:
             if entry.slug in chosen and workshop.has_modules(entry):
-                outcome = _make_vms(workshop, entry, report)
+                outcome = workshop.make(entry, report)
                 outcomes.append(outcome)
                 made += [entry] if outcome.status is Status.UNCHANGED else []
         for error in unread:
@@ -936,63 +865,6 @@ def linuxkit_(
         click.echo()
         click.echo(after_linuxkit(entry.slug, tar, boot, docker, built=built, system=system))
     return _exit_code(outcomes, unread)
-
-
-def _make_vms(workshop: Workshop, entry: Entry, report: Report) -> Outcome:
-    """Writes the files of one kernel and builds its VMs, where that can be done."""
-    started = time.monotonic()
-    status, reason = Status.UNCHANGED, "files for LinuxKit written"
-    try:
-        report.step(entry.slug, "write the files for LinuxKit")
-        workshop.write(entry)
-        if workshop.can_build:
-            report.step(entry.slug, "build the VMs")
-            workshop.build(entry)
-            reason += ", VMs built"
-    except TargetError as error:
-        report.fail(error)
-        status, reason = Status.FAILED, error.summary
-    finally:
-        report.step(entry.slug, "")
-    seconds = round(time.monotonic() - started, 1)
-    return Outcome(str(entry.image), native_platform(), status, reason, seconds=seconds)
-
-
-def _choose(
-    entries: Iterable[Entry], refs: Sequence[str], desktop: Mapping[str, Sequence[str]]
-) -> frozenset[str]:
-    """The slugs that references, slugs and ``desktop-X`` name.
-
-    Args:
-        desktop: by slug, Docker Desktop versions beside those that the entries name.
-
-    Raises:
-        ConfigurationError: one of them names nothing that is known.
-    """
-    entries = tuple(entries)
-    chosen: set[str] = set()
-    for ref in refs:
-        names = {ref, f"docker.io/{ref}"}
-        found = {
-            entry.slug
-            for entry in entries
-            if names
-            & {
-                *entry.image_tags,
-                *map(str, entry.references),
-                *map(desktop_tag, (*entry.desktop, *desktop.get(entry.slug, ()))),
-            }
-        }
-        if not found:
-            known = newest_first(entries)
-            raise ConfigurationError(
-                "names no kernel that is known",
-                on=ref,
-                hint="use a kernel image, a slug or desktop-X, such as "
-                + (known[0].slug if known else "one that `poll` finds"),
-            )
-        chosen |= found
-    return frozenset(chosen)
 
 
 def _exit_code(outcomes: Sequence[Outcome], failures: Sequence[ReleaseError]) -> ExitCode:

@@ -9,6 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from release import drift
+from release.errors import ConfigurationError
 from release.github import Asset, Release
 from release.receipt import Receipt
 from release.reference import Digest, Platform, architecture
@@ -225,6 +226,43 @@ def newest_first(entries: Iterable[Entry], preferred: Collection[str] = frozense
         return order, entry.slug in preferred, position
 
     return [entry for _, entry in sorted(enumerate(entries), key=key, reverse=True)]
+
+
+def choose(
+    entries: Iterable[Entry], refs: Sequence[str], desktop: Mapping[str, Sequence[str]]
+) -> frozenset[str]:
+    """The slugs that references, slugs and ``desktop-X`` name.
+
+    Args:
+        desktop: by slug, Docker Desktop versions beside those that the entries name.
+
+    Raises:
+        ConfigurationError: one of them names nothing that is known.
+    """
+    entries = tuple(entries)
+    chosen: set[str] = set()
+    for ref in refs:
+        names = {ref, f"docker.io/{ref}"}
+        found = {
+            entry.slug
+            for entry in entries
+            if names
+            & {
+                *entry.image_tags,
+                *map(str, entry.references),
+                *map(desktop_tag, (*entry.desktop, *desktop.get(entry.slug, ()))),
+            }
+        }
+        if not found:
+            known = newest_first(entries)
+            raise ConfigurationError(
+                "names no kernel that is known",
+                on=ref,
+                hint="use a kernel image, a slug or desktop-X, such as "
+                + (known[0].slug if known else "one that `poll` finds"),
+            )
+        chosen |= found
+    return frozenset(chosen)
 
 
 def plan(

@@ -7,16 +7,21 @@ did: a run that dies anywhere is repaired by the next one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from release import child, latest
+from release import child, latest, onthespot
 from release.attest import Subject
 from release.build import Built
 from release.errors import (
+    ExitCode,
     LackingError,
+    NotFoundError,
+    ReleaseError,
+    UpstreamError,
+    from_os_error,
 )
 from release.handover import Delivery
 from release.http import bytes_digest
@@ -25,9 +30,10 @@ from release.plan import (
     Target,
 )
 from release.reference import Digest, Platform, architecture
-from release.report import Outcome, Report
+from release.report import Outcome, Report, Status
 from release.smoke import smoke
 from release.state import Key
+from release.versions import Entry
 from release.work import Places, Work, passed_before, settled, write_passed
 from release.world import Step, World
 
@@ -104,6 +110,56 @@ def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report:
         emulator=world.emulator,
     )
     write_passed(world.cache, digest, line.kernel_banner, result)
+
+
+def behind(
+    world: World, entries: Iterable[Entry], observed: Observed
+) -> tuple[list[str], list[ReleaseError]]:
+    """Which tags that are no kernel's, ``latest`` and ``build``, are not what they have to be;
+    and why that could not be found out of one.
+    """
+    late = [latest.TAG] if world.latest_is_behind(entries, observed) else []
+    try:
+        return late + ([onthespot.IMAGE_TAG] if onthespot.is_behind(world) else []), []
+    except (UpstreamError, NotFoundError) as error:
+        return late, [error]
+
+
+def move_tags(
+    world: World,
+    late: Collection[str],
+    outcomes: Sequence[Outcome],
+    observed: Observed,
+    report: Report,
+) -> ExitCode | None:
+    """Brings ``latest`` to what is published now, and ``build`` if it is behind; None where all is
+    well.
+
+    Args:
+        late: those that :func:`behind` names.
+
+    What goes wrong with one is told, and takes nothing from the kernels that are published.
+    """
+    published = any(one.status is Status.PUBLISHED for one in outcomes)
+    steps: dict[str, Callable[[], object]] = {
+        latest.TAG: lambda: move_latest(world, world.observe() if published else observed, report)
+    }
+    if onthespot.IMAGE_TAG in late:
+        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(world, report)
+    code: ExitCode | None = None
+    for image_tag, step in steps.items():
+        try:
+            step()
+        except ReleaseError as error:
+            report.fail(error)
+            code = code or error.exit_code
+        except OSError as error:
+            failure = from_os_error(error, f"{world.versions.image}:{image_tag}")
+            report.fail(failure)
+            code = code or failure.exit_code
+        finally:
+            report.step(image_tag, "")
+    return code
 
 
 def run(

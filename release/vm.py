@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from release.advice import build_command
 from release.build import PROJECT
 from release.components import Components
 from release.engine import Engine
-from release.errors import BuildError, PublishError
+from release.errors import BuildError, PublishError, TargetError
 from release.http import redact, without_secrets
 from release.layout import saved_labels
 from release.linuxkit import VARIANTS, Machine
 from release.reference import Reference, architecture, parse_digest
+from release.report import Outcome, Report, Status
 from release.versions import Entry
 from release.work import sideload_tar
 from release.world import native_platform
@@ -109,6 +111,25 @@ class Workshop:
         Engine(self.environment).load(self.tar(entry))
         for variant in VARIANTS:
             self._linuxkit(entry, variant)
+
+    def make(self, entry: Entry, report: Report) -> Outcome:
+        """Writes the files of one kernel and builds its VMs, where that can be done."""
+        started = time.monotonic()
+        status, reason = Status.UNCHANGED, "files for LinuxKit written"
+        try:
+            report.step(entry.slug, "write the files for LinuxKit")
+            self.write(entry)
+            if self.can_build:
+                report.step(entry.slug, "build the VMs")
+                self.build(entry)
+                reason += ", VMs built"
+        except TargetError as error:
+            report.fail(error)
+            status, reason = Status.FAILED, error.summary
+        finally:
+            report.step(entry.slug, "")
+        seconds = round(time.monotonic() - started, 1)
+        return Outcome(str(entry.image), native_platform(), status, reason, seconds=seconds)
 
     def _linuxkit(self, entry: Entry, variant: str) -> None:
         vm = self.path(entry, variant)

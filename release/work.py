@@ -730,6 +730,22 @@ def settled(target: Target, image: Reference) -> list[Outcome]:
     return unchanged + _elsewhere(entry, target.elsewhere)
 
 
+def outlook(targets: Iterable[Target], image: Reference) -> list[Outcome]:
+    """How targets stand: what is still to be done is waiting for a run that does it."""
+    outcomes = []
+    for target in targets:
+        if target.to_do:
+            platforms = target.platforms or ("",)
+            kernel, name = str(target.entry.image), str(image.with_tag(target.entry.slug))
+            outcomes += [
+                Outcome(kernel, platform, Status.WAITING, target.reason, image=name)
+                for platform in platforms
+            ]
+        else:
+            outcomes += settled(target, image)
+    return outcomes
+
+
 def _elsewhere(entry: Entry, platforms: Iterable[Platform]) -> list[Outcome]:
     return [
         Outcome(str(entry.image), platform, Status.SKIPPED, not_here(platform))
