@@ -42,7 +42,9 @@ from release.errors import (
     from_os_error,
 )
 from release.http import checksums
+from release.keep import sideload_tar
 from release.linuxkit import VARIANTS
+from release.outcomes import outlook
 from release.plan import Observed, Target, choose, newest_first, plan
 from release.poll import Polled
 from release.probe import PROBE_IMAGE
@@ -62,7 +64,6 @@ from release.state import Key, State
 from release.sync import behind, move_tags, run
 from release.tarballs import NAME as TARBALLS
 from release.vm import COMPONENTS, Workshop
-from release.work import outlook, sideload_tar
 from release.world import STOP, News, Step, World, native_platform, platform_of
 
 _INTERRUPTED = 130

@@ -25,6 +25,8 @@ from release.errors import (
 )
 from release.handover import Delivery
 from release.http import bytes_digest
+from release.keep import passed_before, write_passed
+from release.outcomes import settled
 from release.plan import (
     Observed,
     Target,
@@ -34,7 +36,7 @@ from release.report import Outcome, Report, Status
 from release.smoke import smoke
 from release.state import Key
 from release.versions import Entry
-from release.work import Places, Work, passed_before, settled, write_passed
+from release.work import Places, Work
 from release.world import Step, World
 
 _BOOT_BYTES = 24 << 20

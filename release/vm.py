@@ -16,12 +16,12 @@ from release.components import Components
 from release.engine import Engine
 from release.errors import BuildError, PublishError, TargetError
 from release.http import redact, without_secrets
+from release.keep import sideload_tar
 from release.layout import saved_labels
 from release.linuxkit import VARIANTS, Machine
 from release.reference import Reference, architecture, parse_digest
 from release.report import Outcome, Report, Status
 from release.versions import Entry
-from release.work import sideload_tar
 from release.world import native_platform
 
 COMPONENTS = PROJECT / "linuxkit.yaml"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -26,12 +25,13 @@ from release.errors import (
 )
 from release.handover import Delivery
 from release.http import file_digest, redact
+from release.keep import passed_before, save_tar, write_passed
+from release.outcomes import elsewhere, settled, untouched
 from release.plan import (
     Observed,
     Target,
     asset_name,
     desktop_tag,
-    not_here,
 )
 from release.reference import Digest, Platform, Reference, architecture, parse_platform
 from release.registry import Document
@@ -237,12 +237,12 @@ class Work:
             for p in platforms
             if p not in found and p not in kept
         ]
-        others += _elsewhere(entry, wanted - world.platforms)
+        others += elsewhere(entry, wanted - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
         if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
             raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
         if not passed and not _is_whole(target, kept):
-            others += _untouched(target, {p: kept[p] for p in platforms if p in kept})
+            others += untouched(target, {p: kept[p] for p in platforms if p in kept})
             with self.lock:
                 known = replace(entry, desktop=target.entry.desktop)
                 world.versions = versions.revise(world.versions, target.entry, known)
@@ -361,7 +361,7 @@ class Work:
             said: what is to be told of each platform.
         """
         if not made and not (target.repairs and _is_whole(target, kept)):
-            return _untouched(target, kept)
+            return untouched(target, kept)
         status, release = Status.UNCHANGED, ""
         built = [*made, *kept.values()]
         if self.until >= Step.PUBLISH:
@@ -425,7 +425,7 @@ class Work:
             Outcome(str(entry.image), platform, Status.WAITING, why)
             for platform, why in sorted(target.held.items())
         ]
-        return held + _elsewhere(entry, wanted - world.platforms)
+        return held + elsewhere(entry, wanted - world.platforms)
 
     def _check_machine(self, entry: Entry, kernel: Kernel, platform: Platform) -> None:
         """Makes sure that this machine can test what is to be built."""
@@ -539,7 +539,7 @@ class Work:
 
         self.report.step(entry.slug, f"load on this machine, {built.platform}")
         engine = Engine(self.world.environment)
-        engine.load(save_tar(self.world, entry, built))
+        engine.load(save_tar(self.world.cache, self.world.versions.image, entry, built))
         image, manifest = f"install-zfs:{entry.slug}", built.layout.manifest
         if not engine.holds(image, manifest.digest, manifest.content["config"]["digest"]):
             raise SmokeError("is not the image that was just loaded", on=image, hint="run again")
@@ -551,7 +551,10 @@ class Work:
         """Leaves the sideload tar, and the image in the engine at hand."""
         from release.engine import Engine
 
-        tars = {one.platform: save_tar(self.world, entry, one) for one in built}
+        tars = {
+            one.platform: save_tar(self.world.cache, self.world.versions.image, entry, one)
+            for one in built
+        }
         own = native_platform()
         Engine(self.world.environment).load(tars[own if own in tars else min(tars)])
         tested = " and smoke-tested" if self.until >= Step.SMOKE else ""
@@ -587,7 +590,7 @@ class Work:
                 names = publish.asset_names(entry.slug, one.platform)
                 standing |= {name: receipt.files[name].digest for name in names}
                 continue
-            tar = save_tar(world, entry, one)
+            tar = save_tar(world.cache, image, entry, one)
             asset = directory / asset_name(entry.slug, one.platform)
             publish.compress(tar, asset)
             assets += [asset, *publish.attest_asset(image, one, asset)]
@@ -607,15 +610,6 @@ class Work:
                 for subject in publish.subjects(image, entry.slug, new, pushed, files):
                     self.sign(subject)
         return release.git_tag
-
-
-def _untouched(target: Target, kept: Iterable[Platform]) -> list[Outcome]:
-    """The outcomes of what is published of a kernel that nothing new was made for."""
-    kernel = str(target.entry.image)
-    if target.repairs:
-        why = "is brought back with the others"
-        return [Outcome(kernel, platform, Status.WAITING, why) for platform in kept]
-    return [Outcome(kernel, platform, Status.UNCHANGED) for platform in kept]
 
 
 def _is_whole(target: Target, kept: Mapping[Platform, Built]) -> bool:
@@ -651,103 +645,3 @@ def _accept(entry: Entry, built: Built, zfs: str | None) -> Entry:
         )
     builder = Reference.parse(labels.get("install-zfs.builder-image", ""))
     return replace(entry, zfs=said[1], builder=entry.builder or builder)
-
-
-def _record_of_test(cache: Path, digest: Digest) -> Path:
-    return cache / "smoke" / f"{digest.replace(':', '-')}.json"
-
-
-def passed_before(cache: Path, digest: Digest) -> str:
-    """The figures of the smoke test that the image of a manifest passed; empty where it did not."""
-    record = _record_of_test(cache, digest)
-    # What passed an easier test, before there were figures of a pool, has not passed this one.
-    return str(json.loads(record.read_text()).get("figures", "")) if record.is_file() else ""
-
-
-def write_passed(cache: Path, digest: Digest, banner: str, result: SmokeResult) -> None:
-    record = _record_of_test(cache, digest)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    part = record.with_suffix(".part")
-    part.write_text(
-        json.dumps(
-            {
-                "digest": digest,
-                "kernel_banner": banner,
-                "modules": result.modules,
-                "accelerator": result.accelerator,
-                "seconds": round(result.seconds, 1),
-                "pool_seconds": dict(result.pool_seconds),
-                "peak_memory_mib": round(result.peak_memory_mib),
-                "figures": str(result),
-            }
-        )
-    )
-    part.replace(record)
-
-
-def save_tar(world: World, entry: Entry, built: Built) -> Path:
-    """Writes the sideload tar of a module image.
-
-    It has the published name beside the local one: the image's own messages name that.
-    """
-    tar = sideload_tar(world.cache, entry.slug, built.platform)
-    local = Reference("docker.io", "library/install-zfs").with_tag(entry.slug)
-    built.layout.save(tar, (local, world.versions.image.with_tag(entry.slug)))
-    return tar
-
-
-def sideload_tar(cache: Path, slug: str, platform: Platform) -> Path:
-    """Where the sideload tar of a module image is: ``cache/zfs-SLUG.tar``, for another platform
-    than this machine's with the architecture behind it.
-    """
-    suffix = "" if platform == native_platform() else f"-{architecture(platform)}"
-    return cache / f"zfs-{slug}{suffix}.tar"
-
-
-def settled(target: Target, image: Reference) -> list[Outcome]:
-    """The outcomes of a target that this run does not work on."""
-    entry = target.entry
-    slug_image = str(image.with_tag(entry.slug))
-    release = target.release.git_tag if target.release else ""
-    if target.left_out:
-        platforms = target.platforms or target.elsewhere or (native_platform(),)
-        return [
-            Outcome(str(entry.image), platform, Status.UNCHANGED)
-            if target.held and platform not in target.held
-            else Outcome(str(entry.image), platform, target.status, target.left_out)
-            for platform in platforms
-        ]
-    unchanged = [
-        Outcome(
-            str(entry.image),
-            platform,
-            Status.UNCHANGED,
-            image=slug_image,
-            github_release=release,
-        )
-        for platform in target.platforms
-    ]
-    return unchanged + _elsewhere(entry, target.elsewhere)
-
-
-def outlook(targets: Iterable[Target], image: Reference) -> list[Outcome]:
-    """How targets stand: what is still to be done is waiting for a run that does it."""
-    outcomes = []
-    for target in targets:
-        if target.to_do:
-            platforms = target.platforms or ("",)
-            kernel, name = str(target.entry.image), str(image.with_tag(target.entry.slug))
-            outcomes += [
-                Outcome(kernel, platform, Status.WAITING, target.reason, image=name)
-                for platform in platforms
-            ]
-        else:
-            outcomes += settled(target, image)
-    return outcomes
-
-
-def _elsewhere(entry: Entry, platforms: Iterable[Platform]) -> list[Outcome]:
-    return [
-        Outcome(str(entry.image), platform, Status.SKIPPED, not_here(platform))
-        for platform in sorted(platforms)
-    ]
