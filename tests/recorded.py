@@ -37,8 +37,9 @@ from tests import recorded_programs
 from tests.elf import GLOBAL, UNDEFINED, elf
 from tests.lab.github import GitHub, Repository
 from tests.lab.hub import Hub
+from tests.lab.real_registry import RealRegistry
 from tests.lab.server import EffectCounter
-from tests.lab.small_registry import INDEX, MANIFEST, SmallRegistry
+from tests.lab.small_registry import INDEX, MANIFEST, SmallRegistry, image_manifest
 
 KERNELS = "linuxkit/kernel"
 IMAGES = "me/install-zfs"
@@ -85,6 +86,7 @@ class Recorded:
     Args:
         directory: where the pipeline runs; a short path, for the engine's socket.
         effects: numbers the outside effects over registry and GitHub.
+        registry: in place of a small one that numbers its effects.
 
     Attributes:
         registry: holds upstream's kernels and our images, as seen in its ``manifests``.
@@ -93,7 +95,13 @@ class Recorded:
         machine: what ``uname -m`` says where the pipeline runs; another one plays another machine.
     """
 
-    def __init__(self, directory: Path, *, effects: EffectCounter | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        effects: EffectCounter | None = None,
+        registry: SmallRegistry | RealRegistry | None = None,
+    ) -> None:
         self.directory = directory
         self.path = directory / "work" / "versions.yaml"
         self.results = directory / "recorded"
@@ -101,7 +109,7 @@ class Recorded:
         for new in (self.path.parent, self.results, directory / "home"):
             new.mkdir(parents=True)
         self.hub, self.github = Hub(effects=effects), GitHub(effects=effects)
-        self.registry = SmallRegistry(effects=effects)
+        self.registry = registry or SmallRegistry(effects=effects)
         self.releases = self.github.add(Repository("me", "install-zfs"))
         self.openzfs = self.github.add(Repository("openzfs", "zfs"))
         self.github.add_token(TOKEN, push=[self.releases.full_name])
@@ -111,6 +119,12 @@ class Recorded:
         self._engine = _Engine(str(directory / "docker.sock"), _Api)
         self.host = self.registry.host
         self.image = f"{self.host}/{IMAGES}"
+
+    @property
+    def small(self) -> SmallRegistry:
+        """The registry, where it is one that holds all in memory."""
+        assert isinstance(self.registry, SmallRegistry)
+        return self.registry
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -165,13 +179,8 @@ class Recorded:
             config = {"Labels": {"org.mobyproject.linuxkit.kernel.buildimage": builder}}
             created = (_DAY + timedelta(minutes=len(repository.tags))).isoformat()
             raw = {"os": "linux", "architecture": arch, "created": created, "config": config}
-            content = {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST,
-                "config": self.registry.put_blob(json.dumps(raw).encode()),
-                "layers": [],
-            }
-            manifests[platform] = self.registry.put(KERNELS, version, content)
+            blob = self.registry.put_blob(json.dumps(raw).encode(), KERNELS)
+            manifests[platform] = self.registry.put(KERNELS, version, image_manifest(blob))
             self._record(manifests[platform], f"{version}-linuxkit", arch)
         digest = manifests[wanted[0]]
         if len(wanted) > 1:
@@ -215,16 +224,6 @@ class Recorded:
     def change_builds(self, salt: str) -> None:
         """From now on the same arguments give another image, as with another engine version."""
         (self.results / "salt").write_text(salt)
-
-    @property
-    def upstream(self) -> frozenset[str]:
-        """The digests of the blobs that upstream's images have."""
-        return frozenset(
-            json.loads(content)["config"]["digest"]
-            for name in (KERNELS, BUILDER)
-            for media_type, content in self.registry.manifests.get(name, {}).values()
-            if media_type == MANIFEST
-        )
 
     @property
     def builds(self) -> list[str]:

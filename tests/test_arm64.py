@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.arm64]
 
 BOTH = ("--platform", AMD64, "--platform", ARM64)
 DESKTOP_TAG = "desktop-4.13.0"
+TIMEOUT_SECONDS = 4 * 60 * 60
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def published(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for kernel in (both, alone):
             setup.push(kernel)
         setup.write_versions(f"  - image: {both.reference}\n    desktop: [4.13.0]\n")
-        run = setup.run("sync", *BOTH)
+        run = setup.run("sync", *BOTH, timeout_seconds=TIMEOUT_SECONDS)
         print(run)
         yield Published(setup, both, alone, run)
         for server in (setup.hub, setup.github, setup.gateway):

@@ -36,16 +36,16 @@ class State:
     @classmethod
     def of(cls, setup: Recorded) -> State:
         return cls(
-            copy.deepcopy(setup.registry.manifests),
-            dict(setup.registry.blobs),
+            copy.deepcopy(setup.small.manifests),
+            dict(setup.small.blobs),
             copy.deepcopy(setup.releases.releases),
             dict(setup.releases.git_tags),
             setup.path.read_text(),
         )
 
     def bring_back(self, setup: Recorded) -> None:
-        setup.registry.manifests = copy.deepcopy(self.manifests)
-        setup.registry.blobs = dict(self.blobs)
+        setup.small.manifests = copy.deepcopy(self.manifests)
+        setup.small.blobs = dict(self.blobs)
         setup.releases.releases[:] = copy.deepcopy(self.releases)
         setup.releases.git_tags = dict(self.git_tags)
         setup.releases.burned.clear()
@@ -67,10 +67,8 @@ def setup(tmp_path: Path, effects: EffectCounter) -> Iterator[Recorded]:
 
 def empty(setup: Recorded, kernel: Kernel) -> None:
     """Nothing was ever published, and upstream has a kernel."""
-    setup.registry.manifests.pop(IMAGES, None)
-    setup.registry.blobs = {
-        digest: blob for digest, blob in setup.registry.blobs.items() if digest in setup.upstream
-    }
+    if IMAGES in setup.registry.manifests:
+        setup.registry.delete(IMAGES)
     setup.releases.releases.clear()
     setup.releases.git_tags.clear()
     setup.write_versions(f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n")
@@ -128,10 +126,7 @@ def killing(process: ForkServerProcess) -> Callable[[Effect], None]:
 
 
 def lose_images(setup: Recorded) -> None:
-    del setup.registry.manifests[IMAGES]
-    setup.registry.blobs = {
-        digest: blob for digest, blob in setup.registry.blobs.items() if digest in setup.upstream
-    }
+    setup.registry.delete(IMAGES)
 
 
 def lose_release(setup: Recorded) -> None:

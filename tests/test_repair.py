@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,11 @@ from release.publish import asset_names
 from release.receipt import Receipt
 from tests.lab.github import Release
 from tests.lab.module_images import AMD64, ARM64
+from tests.lab.real_registry import RealRegistry
 from tests.lab.server import Response
+from tests.lab.small_registry import SmallRegistry
 from tests.published import Published
-from tests.recorded import IMAGES, Recorded
+from tests.recorded import IMAGES, KERNELS, Recorded
 
 VERSION = "5.4.39"
 SLUG = f"linuxkit-kernel-{VERSION}"
@@ -23,14 +25,23 @@ ZFS = "2.1.16"
 GIT_TAG = f"{SLUG}-zfs-{ZFS}"
 
 
+@pytest.fixture(params=["small", pytest.param("real", marks=pytest.mark.lab)])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> SmallRegistry | RealRegistry:
+    """Distribution itself, and a few lines that do the same."""
+    if request.param == "small":
+        return SmallRegistry()
+    return RealRegistry(request.getfixturevalue("world"), tmp_path)
+
+
 @pytest.fixture
-def setup(tmp_path: Path) -> Iterator[Recorded]:
+def setup(tmp_path: Path, registry: SmallRegistry | RealRegistry) -> Iterator[Recorded]:
     """A kernel is published, and the machine that did it is gone."""
-    with Recorded(tmp_path) as setup:
+    with Recorded(tmp_path, registry=registry) as setup:
         kernel = setup.push_kernel(VERSION)
         setup.write_versions(f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n")
         run = setup.run("sync")
         assert run.exit_code == 0, run
+        assert [one["status"] for one in run.outcomes] == ["published"], run
         assert "repaired" not in run.stdout
         forget(setup)
         yield setup
@@ -57,17 +68,13 @@ def content(setup: Recorded) -> bytes:
     return found.content
 
 
-def images(setup: Recorded) -> dict[str, tuple[str, bytes]]:
+def images(setup: Recorded) -> MutableMapping[str, tuple[str, bytes]]:
     return setup.registry.manifests[IMAGES]
 
 
 def lose_all_images(setup: Recorded) -> None:
     """The whole repository is deleted from the registry."""
-    del setup.registry.manifests[IMAGES]
-    upstream = setup.upstream
-    setup.registry.blobs = {
-        digest: blob for digest, blob in setup.registry.blobs.items() if digest in upstream
-    }
+    setup.registry.delete(IMAGES)
 
 
 def lose_the_tag(setup: Recorded) -> None:
@@ -284,7 +291,7 @@ def test_an_entry_that_was_lost_of_a_kernel_that_upstream_deleted(setup: Recorde
 
 def test_a_kernel_that_upstream_deleted_is_repaired_all_the_same(setup: Recorded) -> None:
     before = Published.by(setup)
-    del setup.registry.manifests["linuxkit/kernel"]
+    setup.registry.delete(KERNELS)
     lose_all_images(setup)
     run = setup.run("publish", "all")
     assert run.exit_code == 0, run

@@ -65,6 +65,19 @@ class Registry:
         except docker.errors.NotFound:
             return
 
+    def remove(self) -> None:
+        """Removes the container and the data."""
+        self.stop()
+        self._client.volumes.get(self._name).remove(force=True)
+
+    def untag(self, repository: str, image_tag: str) -> None:
+        """Deletes a tag and leaves what it points to, which Distribution's API cannot do."""
+        tags = f"/var/lib/registry/docker/registry/v2/repositories/{repository}/_manifests/tags"
+        container = self._client.containers.get(self._name)
+        done = container.exec_run(["rm", "-r", f"{tags}/{image_tag}"])
+        if done.exit_code != 0:
+            raise LabError("has no such tag", on=f"{repository}:{image_tag}")
+
     def digest(self, repository: str, image_tag: str) -> str | None:
         """Returns the digest of the index or manifest that a tag points to; None without the tag.
 

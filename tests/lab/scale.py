@@ -102,7 +102,7 @@ class Scale:
         digest, manifests = _digest(name), {one: _digest(f"{name} {one}") for one in PLATFORMS}
         pushed = _DAY + timedelta(hours=number)
         parts = [("linux", one.partition("/")[2], None, manifests[one], 1) for one in PLATFORMS]
-        held = setup.registry.manifests.setdefault(KERNELS, {})
+        held = setup.small.manifests.setdefault(KERNELS, {})
         aliases = []
         for other in OTHER_TAGS:
             hub.push(f"{name}{other}", _digest(f"{name}{other}"), (), pushed)

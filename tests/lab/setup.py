@@ -240,7 +240,12 @@ class Setup:
         finally:
             kill(process)
 
-    def run(self, *arguments: str, environment: Mapping[str, str | None] | None = None) -> Run:
+    def run(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str | None] | None = None,
+        timeout_seconds: int = TIMEOUT_SECONDS,
+    ) -> Run:
         """Runs it to its end."""
         json_file = self.directory / "outcomes.json"
         json_file.unlink(missing_ok=True)
@@ -250,7 +255,7 @@ class Setup:
         with self.start(
             *arguments, environment=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
-            stdout, stderr = process.communicate(timeout=TIMEOUT_SECONDS)
+            stdout, stderr = process.communicate(timeout=timeout_seconds)
         outcomes = json.loads(json_file.read_text())["outcomes"] if json_file.exists() else []
         seconds = time.monotonic() - started
         return Run(process.returncode, stdout, stderr, seconds, outcomes)

@@ -17,10 +17,29 @@ from tests.lab.standin import Call, Refusal, StandIn, json_response, route, viol
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+CONFIG = "application/vnd.oci.image.config.v1+json"
 
 
 def digest_of(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def image_config(config: object, architecture: str = "amd64") -> bytes:
+    return json.dumps({"os": "linux", "architecture": architecture, "config": config}).encode()
+
+
+def image_manifest(config: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an image without layers.
+
+    Args:
+        config: the descriptor of the configuration's blob.
+    """
+    return {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": CONFIG, **config},
+        "layers": [],
+    }
 
 
 class SmallRegistry(StandIn):
@@ -69,8 +88,8 @@ class SmallRegistry(StandIn):
         held[tag] = held[digest_of(raw)] = (media_type, raw)
         return digest_of(raw)
 
-    def put_blob(self, content: bytes) -> dict[str, Any]:
-        """Put a blob; returns its descriptor."""
+    def put_blob(self, content: bytes, repository: str = "") -> dict[str, Any]:  # noqa: ARG002
+        """Put a blob, for all repositories; returns its descriptor."""
         self.blobs[digest_of(content)] = content
         return {"digest": digest_of(content), "size": len(content)}
 
@@ -78,8 +97,21 @@ class SmallRegistry(StandIn):
         self, repository: str, tag: str, config: object, architecture: str = "amd64"
     ) -> str:
         """Put an image of nothing but a configuration."""
-        raw = json.dumps({"os": "linux", "architecture": architecture, "config": config}).encode()
-        return self.put(repository, tag, {"config": self.put_blob(raw), "layers": []})
+        blob = self.put_blob(image_config(config, architecture))
+        return self.put(repository, tag, image_manifest(blob))
+
+    def delete(self, repository: str) -> None:
+        """Deletes a repository with all that no other one has a manifest of."""
+        del self.manifests[repository]
+        kept = {
+            one["digest"]
+            for held in self.manifests.values()
+            for _, content in held.values()
+            for document in [json.loads(content)]
+            for one in (document.get("config"), *document.get("layers", ()))
+            if one
+        }
+        self.blobs = {digest: blob for digest, blob in self.blobs.items() if digest in kept}
 
     # -- signing in ------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ DESKTOP_ARM64 = KernelSource(BOOKWORM_ARM64, 0, "docker/for-desktop-kernel", ind
 LINUXKIT = KernelSource(BOOKWORM, 1, "linuxkit/kernel", index=False)
 NEWER = KernelSource(TRIXIE, 0, "docker/for-desktop-kernel", index=True)
 BUILDERS = "linuxkit/alpine"
+REGISTRY_IMAGE = "install-zfs-lab/registry"
 KERNELS = "lab/kernel"
 """The repository that holds every kernel image; upstream's repositories have copies."""
 
@@ -154,7 +155,7 @@ class World:
     @once
     def registry(self) -> Registry:
         """The registry, running from the first call on."""
-        image = "install-zfs-lab/registry"
+        image = REGISTRY_IMAGE
         if not self.client.images.list(name=image):
             base = self.base(BOOKWORM)
             with step("registry, image"):
