@@ -1,16 +1,17 @@
 """What an image was made of, and how: an SBOM and a provenance for each image and its tar.
 
-Both follow from the image's labels and digest alone, so that the same image gives the same bytes,
-whoever publishes it. The SBOM is SPDX 2.3, which ``docker buildx imagetools inspect`` shows; the
-provenance is SLSA's, version 1 (slsa.dev/spec/v1.0/provenance). They are attached to an image the
-way BuildKit does it (buildkit, ``docs/attestations/attestation-storage.md``): a manifest in the
-index, of no platform, that names the one which it is about.
+Both follow from what is known of the image and from its digest alone, so that the same image gives
+the same bytes, whoever publishes it. The SBOM is SPDX 2.3, which ``docker buildx imagetools
+inspect`` shows; the provenance is SLSA's, version 1 (slsa.dev/spec/v1.0/provenance). They are
+attached to an image the way BuildKit does it (buildkit,
+``docs/attestations/attestation-storage.md``): a manifest in the index, of no platform, that names
+the one which it is about.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +24,7 @@ from release.http import bytes_digest
 from release.reference import Digest, Platform, Reference, parse_digest
 from release.registry import MALFORMED, OCI_MANIFEST, Document
 
+BUILD_TOOL_OF = "BUILD_TOOL_OF"
 SPDX = "https://spdx.dev/Document"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 TARBALL_LABEL = "install-zfs.openzfs-tarball"
@@ -34,7 +36,6 @@ _PREDICATE_TYPE = "in-toto.io/predicate-type"
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _REFERENCE_DIGEST = "vnd.docker.reference.digest"
 _ATTESTATION = "attestation-manifest"
-_BUILD_TYPE = "urn:install-zfs:module-image:v1"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,61 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Ingredient:
+    """Something that an image was made of, for its SBOM.
+
+    Attributes:
+        key: tells it from the others of the image.
+        purpose: what it is, and ``relation`` what it has to do with the image, by their names in
+            SPDX 2.3 (spdx.github.io/spdx-spec/v2.3).
+        url: its package URL.
+    """
+
+    key: str
+    name: str
+    purpose: str
+    relation: str
+    comment: str
+    version: str = ""
+    sha256: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What is told of an image of one platform.
+
+    Attributes:
+        manifest: of the image.
+        version: of ZFS in it.
+        comment: what it is, for people.
+        builder: who built it, a URI.
+        parameters: what was asked for, and ``details`` what else had a say.
+        ingredients: what the SBOM names.
+        materials: what it was made of, as SLSA's ResourceDescriptors.
+    """
+
+    image: Reference
+    platform: Platform
+    manifest: Digest
+    created: datetime
+    version: str
+    comment: str
+    builder: str
+    kind: str
+    parameters: Mapping[str, object]
+    details: Mapping[str, object]
+    ingredients: tuple[Ingredient, ...]
+    materials: tuple[Mapping[str, Any], ...]
+
+    @property
+    def subject(self) -> Subject:
+        return Subject(str(self.image.name), self.manifest)
+
+
+@dataclass(frozen=True)
 class Origin:
-    """What an image is, and what it was made of, as its labels say.
+    """What the image of a kernel is, and what it was made of, as its labels say.
 
     Attributes:
         image: the repository that it is published in.
@@ -67,10 +121,6 @@ class Origin:
         return self.labels.get(name, "")
 
     @property
-    def subject(self) -> Subject:
-        return Subject(str(self.image.name), self.manifest)
-
-    @property
     def created(self) -> datetime:
         """The time of all that is built from a kernel image: when that was made."""
         try:
@@ -82,42 +132,130 @@ class Origin:
     @property
     def tarball(self) -> tuple[str, str]:
         """The package URL of OpenZFS's tarball, and its SHA-256; empty where no label says it."""
-        url = self.label(TARBALL_LABEL).partition("?")[0]
-        return url, (tarball_of(self.labels) or "").removeprefix("sha256:")
+        return url_and_checksum(self.label(TARBALL_LABEL))
 
     @property
-    def materials(self) -> list[dict[str, Any]]:
-        """What it was made of, as SLSA's ResourceDescriptors."""
-        found = [
-            _material(
-                self.label(f"install-zfs.{what}-image"), self.label(f"install-zfs.{what}-digest")
-            )
-            for what in ("kernel", "builder")
-        ]
+    def made(self) -> Made:
+        """What is told of it."""
+        zfs, source = (
+            self.label("install-zfs.zfs-version"),
+            self.label("org.opencontainers.image.source"),
+        )
+        return Made(
+            self.image,
+            self.platform,
+            self.manifest,
+            self.created,
+            zfs,
+            f"ZFS {zfs} for {self.label('install-zfs.kernel-banner')}",
+            source,
+            "module-image",
+            {
+                "kernelImage": self.label("install-zfs.kernel-image"),
+                "platform": self.platform,
+                "zfsVersion": zfs,
+            },
+            {
+                "SOURCE_DATE_EPOCH": int(self.created.timestamp()),
+                "builderSource": self.label("install-zfs.builder-source"),
+                "smoke": self.label("install-zfs.smoke") or "boot",
+            },
+            self._ingredients(),
+            tuple(self._materials()),
+        )
+
+    def _materials(self) -> Iterator[Mapping[str, Any]]:
+        for what in ("kernel", "builder"):
+            image = self.label(f"install-zfs.{what}-image")
+            yield image_material(image, self.label(f"install-zfs.{what}-digest"))
         if headers := self.label("install-zfs.headers-image"):
             name, _, digest = headers.partition("@")
-            found.append(_material(name, digest))
+            yield image_material(name, digest)
         url, sha256 = self.tarball
         if url:
-            found.append({"uri": url, "digest": {"sha256": sha256}})
-        source, commit = (
+            yield file_material(url, sha256)
+        yield from source_material(
             self.label("org.opencontainers.image.source"),
             self.label("org.opencontainers.image.revision"),
         )
-        if commit:
-            uri = f"git+{source}" if source else "urn:install-zfs:sources"
-            found.append({"uri": uri, "digest": {"gitCommit": commit}})
-        return found
+
+    def _ingredients(self) -> tuple[Ingredient, ...]:
+        url, sha256 = self.tarball
+        return (
+            Ingredient(
+                "openzfs",
+                "OpenZFS",
+                "SOURCE",
+                "GENERATED_FROM",
+                "compiled to the kernel modules, and to zfs and zpool",
+                self.label("install-zfs.zfs-version"),
+                sha256,
+                url,
+            ),
+            image_ingredient(
+                "kernel",
+                self.label("install-zfs.kernel-image"),
+                self.label("install-zfs.kernel-digest"),
+                "OPERATING_SYSTEM",
+                "DEPENDS_ON",
+                "compiled against its headers; modules of its own that ZFS needs are contained",
+            ),
+            loader(self.label("org.opencontainers.image.revision")),
+            image_ingredient(
+                "builder",
+                self.label("install-zfs.builder-image"),
+                self.label("install-zfs.builder-digest"),
+                "CONTAINER",
+                BUILD_TOOL_OF,
+                "the compiler; busybox and libraries of it are contained",
+            ),
+        )
+
+
+def loader(revision: str) -> Ingredient:
+    """The project's own part of an image."""
+    return Ingredient(
+        "install-zfs", "install-zfs", "APPLICATION", "CONTAINS", "the loader", revision
+    )
+
+
+def image_ingredient(
+    key: str, image: str, digest: str, purpose: str, relation: str, comment: str
+) -> Ingredient:
+    """An image that another one was made of."""
+    reference = Reference.parse(image)
+    url, sha256 = _package_url(reference, digest), digest.removeprefix("sha256:")
+    name, version = str(reference), reference.tag or ""
+    return Ingredient(key, name, purpose, relation, comment, version, sha256, url)
+
+
+def file_material(uri: str, sha256: str) -> dict[str, Any]:
+    """A file that was taken, as SLSA's ResourceDescriptor."""
+    return {"uri": uri, "digest": {"sha256": sha256}}
+
+
+def source_material(source: str, commit: str) -> Iterator[dict[str, Any]]:
+    """The project's commit as SLSA's ResourceDescriptor, where it is known."""
+    if commit:
+        uri = f"git+{source}" if source else "urn:install-zfs:sources"
+        yield {"uri": uri, "digest": {"gitCommit": commit}}
+
+
+def url_and_checksum(package_url: str) -> tuple[str, str]:
+    """A package URL without its qualifiers, and the SHA-256 that is one of them, or nothing."""
+    url, _, qualifiers = package_url.partition("?")
+    (checksum,) = parse_qs(qualifiers).get("checksum", [""])
+    return url, (parse_digest(checksum) if checksum else "").removeprefix("sha256:")
 
 
 def tarball_of(labels: Mapping[str, str]) -> Digest | None:
     """The digest of the OpenZFS tarball that an image was made of; None where no label says it."""
-    qualifiers = labels.get(TARBALL_LABEL, "").partition("?")[2]
-    checksums = parse_qs(qualifiers).get("checksum")
-    return parse_digest(checksums[0]) if checksums else None
+    _, sha256 = url_and_checksum(labels.get(TARBALL_LABEL, ""))
+    return parse_digest(f"sha256:{sha256}") if sha256 else None
 
 
-def _material(image: str, digest: str) -> dict[str, Any]:
+def image_material(image: str, digest: str) -> dict[str, Any]:
+    """An image that was taken, as SLSA's ResourceDescriptor."""
     reference = Reference.parse(image)
     about: dict[str, Any] = {"name": str(reference), "uri": _package_url(reference, digest)}
     if digest:
@@ -154,34 +292,25 @@ def statement(kind: str, predicate: Any, subjects: Sequence[Subject]) -> bytes:
     )
 
 
-def provenance(origin: Origin) -> dict[str, Any]:
+def provenance(made: Made) -> dict[str, Any]:
     """How an image was built, as SLSA's predicate. It has no times of its own."""
-    internal = {
-        "SOURCE_DATE_EPOCH": int(origin.created.timestamp()),
-        "builderSource": origin.label("install-zfs.builder-source"),
-        "smoke": origin.label("install-zfs.smoke") or "boot",
-    }
     return {
         "buildDefinition": {
-            "buildType": _BUILD_TYPE,
-            "externalParameters": {
-                "kernelImage": origin.label("install-zfs.kernel-image"),
-                "platform": origin.platform,
-                "zfsVersion": origin.label("install-zfs.zfs-version"),
-            },
-            "internalParameters": internal,
-            "resolvedDependencies": origin.materials,
+            "buildType": f"urn:install-zfs:{made.kind}:v1",
+            "externalParameters": made.parameters,
+            "internalParameters": made.details,
+            "resolvedDependencies": made.materials,
         },
         "runDetails": {
             "builder": {
-                "id": origin.label("org.opencontainers.image.source") or "urn:install-zfs:local",
+                "id": made.builder or "urn:install-zfs:local",
                 "version": {"install-zfs": __version__},
             }
         },
     }
 
 
-def sbom(origin: Origin) -> dict[str, Any]:
+def sbom(made: Made) -> dict[str, Any]:
     """What is in an image, and what it was made of, as an SPDX document."""
     # Imported here, because it takes a third of the time of a run with nothing to do.
     from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter
@@ -201,112 +330,58 @@ def sbom(origin: Origin) -> dict[str, Any]:
         SpdxNoAssertion,
     )
 
-    def package(
-        name: str,
-        shown: str,
-        *,
-        version: str = "",
-        sha256: str = "",
-        url: str = "",
-        purpose: PackagePurpose,
-        comment: str = "",
-    ) -> Package:
+    def package(one: Ingredient) -> Package:
         return Package(
-            f"SPDXRef-{name}",
-            shown,
+            f"SPDXRef-{one.key}",
+            one.name,
             SpdxNoAssertion(),
-            version=version or None,
+            version=one.version or None,
             files_analyzed=False,
-            checksums=[Checksum(ChecksumAlgorithm.SHA256, sha256)] if sha256 else [],
+            checksums=[Checksum(ChecksumAlgorithm.SHA256, one.sha256)] if one.sha256 else [],
             license_concluded=SpdxNoAssertion(),
             license_declared=SpdxNoAssertion(),
             copyright_text=SpdxNoAssertion(),
-            comment=comment or None,
-            primary_package_purpose=purpose,
+            comment=one.comment or None,
+            primary_package_purpose=PackagePurpose[one.purpose],
             external_references=[
-                ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", url)
+                ExternalPackageRef(ExternalPackageRefCategory.PACKAGE_MANAGER, "purl", one.url)
             ]
-            if url
+            if one.url
             else [],
         )
 
-    def image(name: str, label: str, purpose: PackagePurpose, comment: str) -> Package:
-        reference = Reference.parse(origin.label(f"install-zfs.{label}-image"))
-        digest = origin.label(f"install-zfs.{label}-digest")
-        return package(
-            name,
-            str(reference),
-            version=reference.tag or "",
-            sha256=digest.removeprefix("sha256:"),
-            url=_package_url(reference, digest),
-            purpose=purpose,
-            comment=comment,
-        )
+    def relationship(one: Ingredient, part: Package) -> Relationship:
+        kind = RelationshipType[one.relation]
+        if one.relation == BUILD_TOOL_OF:
+            return Relationship(part.spdx_id, kind, whole.spdx_id)
+        return Relationship(whole.spdx_id, kind, part.spdx_id)
 
-    zfs = origin.label("install-zfs.zfs-version")
-    url, sha256 = origin.tarball
     whole = package(
-        "image",
-        str(origin.image.name),
-        version=zfs,
-        sha256=origin.manifest.removeprefix("sha256:"),
-        url=_package_url(origin.image.name, origin.manifest),
-        purpose=PackagePurpose.CONTAINER,
-        comment=f"ZFS {zfs} for {origin.label('install-zfs.kernel-banner')}",
+        Ingredient(
+            "image",
+            str(made.image.name),
+            "CONTAINER",
+            "DESCRIBES",
+            made.comment,
+            made.version,
+            made.manifest.removeprefix("sha256:"),
+            _package_url(made.image.name, made.manifest),
+        )
     )
-    parts = (
-        (
-            RelationshipType.GENERATED_FROM,
-            package(
-                "openzfs",
-                "OpenZFS",
-                version=zfs,
-                sha256=sha256,
-                url=url,
-                purpose=PackagePurpose.SOURCE,
-                comment="compiled to the kernel modules, and to zfs and zpool",
-            ),
-        ),
-        (
-            RelationshipType.DEPENDS_ON,
-            image(
-                "kernel",
-                "kernel",
-                PackagePurpose.OPERATING_SYSTEM,
-                "compiled against its headers; modules of its own that ZFS needs are contained",
-            ),
-        ),
-        (
-            RelationshipType.CONTAINS,
-            package(
-                "install-zfs",
-                "install-zfs",
-                version=origin.label("org.opencontainers.image.revision"),
-                purpose=PackagePurpose.APPLICATION,
-                comment="the loader",
-            ),
-        ),
-    )
-    builder = image(
-        "builder",
-        "builder",
-        PackagePurpose.CONTAINER,
-        "the compiler; busybox and libraries of it are contained",
-    )
+    parts = [package(one) for one in made.ingredients]
     document = Document(
         CreationInfo(
             "SPDX-2.3",
             "SPDXRef-DOCUMENT",
-            f"{origin.image.name}@{origin.manifest}",
-            f"https://spdx.org/spdxdocs/install-zfs-{origin.manifest.removeprefix('sha256:')}",
+            f"{made.image.name}@{made.manifest}",
+            f"https://spdx.org/spdxdocs/install-zfs-{made.manifest.removeprefix('sha256:')}",
             [Actor(ActorType.TOOL, f"install-zfs-{__version__}")],
-            origin.created.replace(tzinfo=None),
+            made.created.replace(tzinfo=None),
         ),
-        [whole, *(part for _, part in parts), builder],
+        [whole, *parts],
         relationships=[
             Relationship("SPDXRef-DOCUMENT", RelationshipType.DESCRIBES, whole.spdx_id),
-            *(Relationship(whole.spdx_id, kind, part.spdx_id) for kind, part in parts),
-            Relationship(builder.spdx_id, RelationshipType.BUILD_TOOL_OF, whole.spdx_id),
+            *map(relationship, made.ingredients, parts),
         ],
     )
     return dict(DocumentConverter().convert(document))
@@ -339,12 +414,12 @@ class Attestation:
         }
 
 
-def attest(origin: Origin) -> Attestation:
+def attest(made: Made) -> Attestation:
     """The SBOM and the provenance of an image, as a manifest."""
-    subjects = [origin.subject]
+    subjects = [made.subject]
     statements = {
-        SPDX: statement(SPDX, sbom(origin), subjects),
-        PROVENANCE: statement(PROVENANCE, provenance(origin), subjects),
+        SPDX: statement(SPDX, sbom(made), subjects),
+        PROVENANCE: statement(PROVENANCE, provenance(made), subjects),
     }
     config = _json(
         {
@@ -366,7 +441,7 @@ def attest(origin: Origin) -> Attestation:
         }
     )
     manifest = Document(bytes_digest(raw), OCI_MANIFEST, raw)
-    return Attestation(origin.manifest, manifest, (config, *statements.values()))
+    return Attestation(made.manifest, manifest, (config, *statements.values()))
 
 
 def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
@@ -406,14 +481,14 @@ def provenance_name(tar: str) -> str:
     return f"{tar.removesuffix('.tar.xz')}.intoto.jsonl"
 
 
-def beside(origin: Origin, tar: Subject) -> dict[str, bytes]:
+def beside(made: Made, tar: Subject) -> dict[str, bytes]:
     """The SBOM and the provenance that lie beside a tar, by their names.
 
     Args:
         tar: the asset with the image.
     """
-    about = statement(PROVENANCE, provenance(origin), [tar, origin.subject])
+    about = statement(PROVENANCE, provenance(made), [tar, made.subject])
     return {
-        sbom_name(tar.name): json.dumps(sbom(origin), indent=2, sort_keys=True).encode() + b"\n",
+        sbom_name(tar.name): json.dumps(sbom(made), indent=2, sort_keys=True).encode() + b"\n",
         provenance_name(tar.name): about + b"\n",
     }

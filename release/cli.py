@@ -251,15 +251,15 @@ def sync(
             delivered=received,
             sign=signed.append,
         )
-        if subjects and signed:
-            subjects.parent.mkdir(parents=True, exist_ok=True)
-            subjects.write_text(checksums((one.name, one.digest) for one in signed))
-            report.output(subjects=str(subjects))
         outcomes = recollect.tell(outcomes, news.found)
         world.keep_state(complete=not failures)
         unmoved = None
         if to_do and limit != 0:
-            unmoved = move_tags(world, late, outcomes, observed, report)
+            unmoved = move_tags(world, late, outcomes, observed, report, signed.append)
+        if subjects and signed:
+            subjects.parent.mkdir(parents=True, exist_ok=True)
+            subjects.write_text(checksums((one.name, one.digest) for one in signed))
+            report.output(subjects=str(subjects))
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)

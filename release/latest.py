@@ -13,11 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from release import publish
+from release.attest import (
+    Attestation,
+    Ingredient,
+    Made,
+    attest,
+    file_material,
+    loader,
+    source_material,
+)
 from release.errors import NotFoundError, PublishError, UpstreamError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest
@@ -35,6 +45,7 @@ from release.plan import SUMS, Observed, find_asset, newest_first
 from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
 from release.registry import Document, Registry
+from release.verify import verify_image
 from release.versions import MAX_LAYERS, SMOKE_HOST, Entry
 
 T = TypeVar("T")
@@ -42,7 +53,7 @@ T = TypeVar("T")
 TAG = "latest"
 CATALOGUE = "catalogue"
 
-_RECIPE = 1
+_RECIPE = 2
 """To be raised when the same releases are to give another image."""
 _JOBS = 8
 
@@ -360,15 +371,17 @@ class Latest:
 
     Attributes:
         images: by platform.
-        document: what the tag is to point to: a manifest, or an index.
+        document: the index that the tag is to point to.
         catalogue: the layer with the catalogue.
         held: by platform, whose modules it holds, the newest first.
         to_boot: by platform, the kernel to boot it with: the newest that was not in it before, of
             those that can be booted.
+        attestations: of the images.
         left_out: what is published and could not be taken, with the reason.
     """
 
     images: Mapping[Platform, Assembled]
+    attestations: tuple[Attestation, ...]
     document: Document
     catalogue: bytes
     held: Mapping[Platform, tuple[Part, ...]]
@@ -417,9 +430,55 @@ def build(wanted: Wanted, reader: Reader) -> Latest:
             )
     if not images:
         raise left_out[0]
-    manifests = {platform: one.manifest for platform, one in images.items()}
-    document = next(iter(manifests.values())) if len(manifests) == 1 else publish.index(manifests)
-    return Latest(images, document, blob, held, to_boot, tuple(left_out))
+    attestations = tuple(
+        attest(_made(reader.image, platform, one, [known[part.slug, platform] for part in parts]))
+        for platform, one in images.items()
+        for parts in [held[platform]]
+    )
+    document = publish.index(
+        {platform: one.manifest for platform, one in images.items()},
+        {one.of: one.descriptor for one in attestations},
+    )
+    return Latest(images, attestations, document, blob, held, to_boot, tuple(left_out))
+
+
+def _made(
+    image: Reference, platform: Platform, assembled: Assembled, lines: Sequence[Line]
+) -> Made:
+    """What is told of the image of one platform: the tested images that it was made of."""
+    labels = json.loads(assembled.config)["config"]["Labels"]
+    source = labels.get("org.opencontainers.image.source", "")
+    revision = labels.get("org.opencontainers.image.revision", "")
+    kernels = (
+        Ingredient(
+            f"kernel-{number}",
+            str(image.with_tag(line.slug)),
+            "CONTAINER",
+            "CONTAINS",
+            f"its modules, and zfs and zpool, for {line.kernel_banner}",
+            line.zfs_version,
+            line.sha256,
+            f"pkg:generic/{line.slug}?download_url={quote(line.url, safe='')}",
+        )
+        for number, line in enumerate(lines, 1)
+    )
+    return Made(
+        image,
+        platform,
+        assembled.manifest.digest,
+        datetime.fromisoformat(labels[_CREATED]).astimezone(UTC),
+        labels.get("org.opencontainers.image.version", ""),
+        f"ZFS for {len(lines)} kernels",
+        source,
+        TAG,
+        {"kernels": [line.slug for line in lines], "platform": platform},
+        {},
+        (*kernels, loader(revision)),
+        (
+            *(file_material(line.url, line.sha256) for line in lines),
+            *source_material(source, revision),
+        ),
+    )
 
 
 def _of_each(
@@ -501,17 +560,25 @@ def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -
 
     Returns:
         Whether the tag moved.
+
+    Raises:
+        PublishError: what the tag points to reads back differently.
     """
     there = registry.head(image.with_tag(TAG))
     if there != latest.document.digest:
         registry.upload(image, bytes_digest(latest.catalogue), latest.catalogue)
         for one in latest.images.values():
             publish.put_assembled(registry, image, one)
+        for attestation in latest.attestations:
+            publish.put_attestation(registry, image, attestation)
     if not latest.left_out:
         Record(latest.document.digest, wanted.fingerprint).put(registry, image)
     if there == latest.document.digest:
         return False
-    registry.put(image.with_tag(TAG), latest.document)
+    reference = image.with_tag(TAG)
+    registry.put(reference, latest.document)
+    made = {platform: one.manifest.digest for platform, one in latest.images.items()}
+    verify_image(registry, reference, latest.document, made)
     return True
 
 

@@ -11,9 +11,23 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from release import publish
+from release.attest import (
+    Ingredient,
+    Made,
+    Subject,
+    attached,
+    attest,
+    file_material,
+    image_ingredient,
+    image_material,
+    loader,
+    source_material,
+    url_and_checksum,
+)
 from release.build import PROJECT
 from release.builders import TABLE, load_table
 from release.engine import Engine
@@ -24,6 +38,7 @@ from release.reference import Digest, Platform, Reference
 from release.registry import Document
 from release.report import Report
 from release.resolve import BuilderImage, BuilderSource
+from release.verify import verify_image
 from release.world import World, native_platform
 
 IMAGE_TAG = "build"
@@ -151,9 +166,12 @@ def is_behind(world: World) -> bool:
     )
 
 
-def bring_up_to_date(world: World, report: Report) -> None:
+def bring_up_to_date(world: World, report: Report) -> Subject:
     """Publishes the image for this machine's platform, beside those that others published. Only
     for one that :func:`is_behind`.
+
+    Returns:
+        What there is to sign.
 
     Raises:
         ReleaseError: it stays as it was.
@@ -161,7 +179,8 @@ def bring_up_to_date(world: World, report: Report) -> None:
     wanted, platform = recipe(world), native_platform()
     registry, mark = world.registry, _mark(wanted, platform)
     reference = wanted.image.with_tag(IMAGE_TAG)
-    there = _there(world, reference)
+    before = registry.find(reference)
+    there = _there(world, reference, before) if before else {}
     # Somebody else may have moved the tag for another platform, with this one's image in it.
     known = there.get(platform)
     if known and Record(known.digest, mark).is_in(registry, wanted.image):
@@ -173,23 +192,72 @@ def bring_up_to_date(world: World, report: Report) -> None:
             registry.upload(wanted.image, digest, blob)
         made = layout.manifest
         registry.put(wanted.image.at(made.digest), made)
-    manifests = {**there, platform: made}
-    document = publish.index(manifests) if len(manifests) > 1 else made
-    for digest in {made.digest, document.digest}:
+    descriptors = dict(attached(before)) if before else {}
+    if made.digest not in descriptors:
+        attestation = attest(_made(world, wanted, platform, made))
+        publish.put_attestation(registry, wanted.image, attestation)
+        descriptors[made.digest] = attestation.descriptor
+    document = publish.index({**there, platform: made}, descriptors)
+    for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
     registry.put(reference, document)
+    verify_image(registry, reference, document, {platform: made.digest})
     report.say(f"{reference}: builds ZFS {', '.join(wanted.zfs)} where it runs")
+    return Subject(str(wanted.image), document.digest)
+
+
+def _made(world: World, wanted: Recipe, platform: Platform, manifest: Document) -> Made:
+    """What is told of the image of one platform."""
+    config = world.registry.config(wanted.image, manifest)
+    labels = config["config"]["Labels"]
+    source = labels.get("org.opencontainers.image.source", "")
+    revision = labels.get("org.opencontainers.image.revision", "")
+    builder, digest = labels["install-zfs.builder-image"], labels["install-zfs.builder-digest"]
+    tarballs = {one: url_and_checksum(world.openzfs.package_url(one)) for one in wanted.zfs}
+    return Made(
+        wanted.image,
+        platform,
+        manifest.digest,
+        datetime.fromisoformat(config["created"]).astimezone(UTC).replace(microsecond=0),
+        " ".join(wanted.zfs),
+        labels["org.opencontainers.image.title"],
+        source,
+        IMAGE_TAG,
+        {"builderImage": builder, "platform": platform, "zfsVersions": list(wanted.zfs)},
+        {},
+        (
+            *(
+                Ingredient(
+                    f"openzfs-{version}",
+                    "OpenZFS",
+                    "SOURCE",
+                    "CONTAINS",
+                    "its sources, and zfs and zpool",
+                    version,
+                    sha256,
+                    url,
+                )
+                for version, (url, sha256) in tarballs.items()
+            ),
+            loader(revision),
+            image_ingredient(
+                "builder", builder, digest, "CONTAINER", "DESCENDANT_OF", "the compiler"
+            ),
+        ),
+        (
+            image_material(builder, digest),
+            *(file_material(url, sha256) for url, sha256 in tarballs.values() if sha256),
+            *source_material(source, revision),
+        ),
+    )
 
 
 def _mark(wanted: Recipe, platform: Platform) -> str:
     return f"{wanted.fingerprint} {platform}"
 
 
-def _there(world: World, reference: Reference) -> dict[Platform, Document]:
+def _there(world: World, reference: Reference, document: Document) -> dict[Platform, Document]:
     """The manifest of each platform that is published."""
-    document = world.registry.find(reference)
-    if not document:
-        return {}
     found: dict[Platform, Digest] = world.registry.platforms(reference, document)
     return {
         platform: world.registry.get(reference.at(digest)) for platform, digest in found.items()

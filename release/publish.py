@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from release.attest import (
+    Attestation,
     Origin,
     Subject,
     attached,
@@ -141,10 +142,8 @@ def _push_index(
             descriptors.update(attached(before))
     for platform, manifest in manifests.items():
         origin = Origin(reference.name, platform, manifest.digest, labels[platform])
-        attestation = attest(origin)
-        for blob in attestation.blobs:
-            registry.upload(reference, bytes_digest(blob), blob)
-        registry.put(reference.at(attestation.manifest.digest), attestation.manifest)
+        attestation = attest(origin.made)
+        put_attestation(registry, reference, attestation)
         descriptors[manifest.digest] = attestation.descriptor
     document = index({**there, **manifests}, descriptors)
     registry.put(reference, document)
@@ -182,6 +181,13 @@ def put_assembled(registry: Registry, image: Reference, assembled: Assembled) ->
     """Puts the manifest and the configuration of an image whose layers are there."""
     registry.upload(image, assembled.config_digest, assembled.config)
     registry.put(image.at(assembled.manifest.digest), assembled.manifest)
+
+
+def put_attestation(registry: Registry, image: Reference, attestation: Attestation) -> None:
+    """Puts what attests a manifest beside it."""
+    for blob in attestation.blobs:
+        registry.upload(image, bytes_digest(blob), blob)
+    registry.put(image.at(attestation.manifest.digest), attestation.manifest)
 
 
 def published(registry: Registry, reference: Reference, kernel: Kernel) -> dict[Platform, Document]:
@@ -298,7 +304,7 @@ def attest_asset(image: Reference, built: Built, asset: Path) -> list[Path]:
     """Writes the SBOM and the provenance of a release asset beside it."""
     origin = Origin(image.name, built.platform, built.digest, built.labels)
     files = []
-    for name, content in beside(origin, Subject(asset.name, file_digest(asset))).items():
+    for name, content in beside(origin.made, Subject(asset.name, file_digest(asset))).items():
         files.append(asset.with_name(name))
         files[-1].write_bytes(content)
     return files

@@ -43,11 +43,11 @@ _BOOT_BYTES = 24 << 20
 """How many bytes of layers ``latest`` is booted with; a guest has them unpacked in memory."""
 
 
-def move_latest(world: World, observed: Observed, report: Report) -> bool:
+def move_latest(world: World, observed: Observed, report: Report) -> Subject | None:
     """Brings ``latest`` to what is published: last of all, and only where something changed.
 
     Returns:
-        Whether the tag moved.
+        What there is to sign; None where the tag did not move.
 
     Raises:
         ReleaseError: it stays as it was.
@@ -55,7 +55,7 @@ def move_latest(world: World, observed: Observed, report: Report) -> bool:
     image = world.versions.image
     wanted = world.wanted_latest(world.versions.kernels, observed)
     if not latest.is_behind(world.registry, image, wanted):
-        return False
+        return None
     assert world.github
     report.step(latest.TAG, "put together")
     before = latest.read_before(world.registry, image)
@@ -72,7 +72,7 @@ def move_latest(world: World, observed: Observed, report: Report) -> bool:
         f"{latest.TAG}: the modules of {kernels} kernels, {made.bytes / 1e6:.1f} MB, "
         f"and a catalogue of {all_kernels}"
     )
-    return moved
+    return Subject(str(image.name), made.document.digest) if moved else None
 
 
 def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report: Report) -> None:
@@ -133,17 +133,19 @@ def move_tags(
     outcomes: Sequence[Outcome],
     observed: Observed,
     report: Report,
+    sign: Callable[[Subject], object] | None = None,
 ) -> ExitCode | None:
     """Brings ``latest`` to what is published now, and ``build`` if it is behind; None where all is
     well.
 
     Args:
         late: those that :func:`behind` names.
+        sign: takes what is published now, for others to sign.
 
     What goes wrong with one is told, and takes nothing from the kernels that are published.
     """
     published = any(one.status is Status.PUBLISHED for one in outcomes)
-    steps: dict[str, Callable[[], object]] = {
+    steps: dict[str, Callable[[], Subject | None]] = {
         latest.TAG: lambda: move_latest(world, world.observe() if published else observed, report)
     }
     if onthespot.IMAGE_TAG in late:
@@ -151,7 +153,9 @@ def move_tags(
     code: ExitCode | None = None
     for image_tag, step in steps.items():
         try:
-            step()
+            subject = step()
+            if subject and sign:
+                sign(subject)
         except ReleaseError as error:
             report.fail(error)
             code = code or error.exit_code

@@ -64,7 +64,7 @@ def predicates(blobs: tuple[bytes, ...]) -> dict[str, Any]:
 
 
 def test_the_sbom_is_valid_and_names_all_that_went_in() -> None:
-    sbom = predicates(attest(ORIGIN).blobs)[SPDX]
+    sbom = predicates(attest(ORIGIN.made).blobs)[SPDX]
     document = JsonLikeDictParser().parse(sbom)
     assert validate_full_spdx_document(document) == []
     found = {
@@ -83,7 +83,7 @@ def test_the_sbom_is_valid_and_names_all_that_went_in() -> None:
 
 
 def test_the_provenance_names_each_digest_and_our_commit() -> None:
-    about = predicates(attest(ORIGIN).blobs)[PROVENANCE]
+    about = predicates(attest(ORIGIN.made).blobs)[PROVENANCE]
     definition = about["buildDefinition"]
     assert definition["externalParameters"] == {
         "kernelImage": "docker.io/docker/for-desktop-kernel:5.15.49-1342",
@@ -102,7 +102,9 @@ def test_the_provenance_names_each_digest_and_our_commit() -> None:
 
 
 def test_the_same_image_is_attested_by_the_same_bytes_in_another_process() -> None:
-    code = "from tests.test_attest import ORIGIN, attest; print(attest(ORIGIN).manifest.digest)"
+    code = (
+        "from tests.test_attest import ORIGIN, attest; print(attest(ORIGIN.made).manifest.digest)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -111,13 +113,13 @@ def test_the_same_image_is_attested_by_the_same_bytes_in_another_process() -> No
         timeout=60,
         env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"},
     )
-    assert done.stdout.strip() == attest(ORIGIN).manifest.digest
+    assert done.stdout.strip() == attest(ORIGIN.made).manifest.digest
 
 
 def test_an_image_from_before_some_labels_is_attested_by_what_it_says() -> None:
     old = {name: text for name, text in LABELS.items() if "tarball" not in name}
     del old["install-zfs.builder-digest"]
-    made = predicates(attest(replace(ORIGIN, labels=old)).blobs)
+    made = predicates(attest(replace(ORIGIN, labels=old).made).blobs)
     digests = [
         one.get("digest") for one in made[PROVENANCE]["buildDefinition"]["resolvedDependencies"]
     ]
@@ -126,7 +128,7 @@ def test_an_image_from_before_some_labels_is_attested_by_what_it_says() -> None:
 
 
 def test_it_is_stored_as_buildkit_stores_it() -> None:
-    made = attest(ORIGIN)
+    made = attest(ORIGIN.made)
     assert made.descriptor == {
         "mediaType": OCI_MANIFEST,
         "digest": made.manifest.digest,
@@ -252,7 +254,7 @@ def test_a_tag_from_before_there_were_attestations_gets_one(
 
 def test_an_engine_s_layout_with_an_index_in_it_has_one_image(tmp_path: Path) -> None:
     one = module_image(tmp_path, AMD64)
-    made = attest(replace(ORIGIN, manifest=one.digest))
+    made = attest(replace(ORIGIN, manifest=one.digest).made)
     document = publish.index({AMD64: one.layout.manifest}, {one.digest: made.descriptor})
     outer = {**put(tmp_path, document.raw), "mediaType": OCI_INDEX}
     (tmp_path / "index.json").write_text(json.dumps({"manifests": [outer]}))
@@ -301,7 +303,7 @@ def test_an_index_that_is_about_something_else_is_refused(
     manifest = one.layout.manifest
     server.put("me/zfs", manifest.digest, manifest.raw)
     about = Digest("sha256:" + "e" * 64) if what == "another subject" else one.digest
-    made = attest(replace(ORIGIN, manifest=about))
+    made = attest(replace(ORIGIN, manifest=about).made)
     content = made.manifest.content
     if what == "no sbom":
         content["layers"] = content["layers"][1:]
@@ -340,7 +342,7 @@ def test_an_image_that_was_changed_after_its_test_is_not_pushed(
 def test_a_tampered_tar_is_refused_here_and_by_sha256sum(tmp_path: Path) -> None:
     tar = tmp_path / f"zfs-{SLUG}-amd64.tar.xz"
     tar.write_bytes(b"an image")
-    files = beside(ORIGIN, Subject(tar.name, bytes_digest(b"an image")))
+    files = beside(ORIGIN.made, Subject(tar.name, bytes_digest(b"an image")))
     assert list(files) == [
         f"zfs-{SLUG}-amd64.spdx.json",
         f"zfs-{SLUG}-amd64.intoto.jsonl",

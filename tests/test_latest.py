@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spdx_tools.spdx.parser.jsonlikedict.json_like_dict_parser import JsonLikeDictParser
+from spdx_tools.spdx.validation.document_validator import validate_full_spdx_document
 
 from release import latest
+from release.attest import PROVENANCE, SPDX, attached
 from release.errors import PublishError
 from release.github import GitHub, Release
 from release.http import Http, bytes_digest
@@ -124,7 +127,8 @@ def test_it_holds_every_kernel_s_layer_as_it_was_tested(scene: Scene) -> None:
             "org.opencontainers.image.version": "2.1.5",
         },
     }
-    assert made.document == made.images[AMD64].manifest
+    index = made.document.content["manifests"]
+    assert index[0]["digest"] == made.images[AMD64].manifest.digest
 
 
 def test_the_catalogue_says_where_each_kernel_is(scene: Scene) -> None:
@@ -152,6 +156,40 @@ def test_the_catalogue_says_where_each_kernel_is(scene: Scene) -> None:
     assert len(layers(made)) == 3
 
 
+def test_what_it_was_put_together_of_is_attested(scene: Scene) -> None:
+    put(scene.server, OLD, with_userland=True)
+    put(scene.server, BOTH)
+    wanted = scene.wanted([OLD, BOTH])
+    made = scene.build(wanted)
+    assert [one.of for one in made.attestations] == [
+        made.images[platform].manifest.digest for platform in (AMD64, ARM64)
+    ]
+    statements = {
+        one["predicateType"]: one for one in map(json.loads, made.attestations[0].blobs[1:])
+    }
+    digest = made.images[AMD64].manifest.digest.removeprefix("sha256:")
+    assert {one["subject"][0]["digest"]["sha256"] for one in statements.values()} == {digest}
+    sbom = statements[SPDX]["predicate"]
+    assert validate_full_spdx_document(JsonLikeDictParser().parse(sbom)) == []
+    held = [one for one in lines(made) if one.architecture == "x86_64"]
+    assert len(held) == 2
+    assert {
+        (one["name"], one["versionInfo"], one["checksums"][0]["checksumValue"])
+        for one in sbom["packages"]
+        if one["SPDXID"].startswith("SPDXRef-kernel-")
+    } == {(f"{scene.image}:{one.slug}", one.zfs_version, one.sha256) for one in held}
+    definition = statements[PROVENANCE]["predicate"]["buildDefinition"]
+    assert definition["buildType"] == "urn:install-zfs:latest:v1"
+    files = [one for one in definition["resolvedDependencies"] if "sha256" in one["digest"]]
+    assert {(one["uri"], one["digest"]["sha256"]) for one in files} == {
+        (one.url, one.sha256) for one in held
+    }
+    assert scene.build(wanted).document == made.document, "the same bytes each time"
+    assert scene.bring(wanted)
+    found = scene.registry.get(scene.image.with_tag("latest"))
+    assert attached(found).keys() == {one.of for one in made.attestations}
+
+
 def test_several_platforms_have_an_index(scene: Scene) -> None:
     for one in (OLD, BOTH):
         put(scene.server, one)
@@ -159,6 +197,7 @@ def test_several_platforms_have_an_index(scene: Scene) -> None:
     assert [item["platform"] for item in made.document.content["manifests"]] == [
         {"architecture": "amd64", "os": "linux"},
         {"architecture": "arm64", "os": "linux"},
+        *[{"architecture": "unknown", "os": "unknown"}] * 2,
     ]
     assert layers(made)[:2] == [modules(OLD), modules(BOTH)]
     assert layers(made, ARM64)[0] == modules(BOTH, ARM64)

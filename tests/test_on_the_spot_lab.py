@@ -13,6 +13,7 @@ import subprocess
 import pytest
 
 from release import guest
+from release.attest import attached
 from release.boot import Emulator
 from release.guest import Command, Transcript
 from release.http import Http
@@ -225,12 +226,14 @@ def test_sync_publishes_it_once_and_repairs_its_tag(setup: Setup, spot: Spot) ->
     finally:
         client.images.remove(f"{setup.image}:build", force=True)
     assert f"ZFS {spot.zfs} for Linux" in said.decode()
+    registry, image = Registry(Http(), {}), Reference.parse(f"{setup.image}:build")
+    index = registry.get(image)
+    assert set(attached(index)) == set(registry.platforms(image, index).values())
 
     idle = setup.run("sync", environment={"DOCKER_HOST": "unix:///nowhere"})
     assert idle.exit_code == 0, idle
     assert "behind" not in setup.run("status").stdout
     # Something else under the tag: ours is put there again.
-    registry, image = Registry(Http(), {}), Reference.parse(f"{setup.image}:build")
     other = Record(parse_digest(tags["build"]), "nothing that anybody wants")
     other.put(registry, image)
     registry.put(image, other.document)
