@@ -104,6 +104,18 @@ def test_how_many_kernels_latest_has(path: Path) -> None:
     assert load(path).latest == 0
 
 
+def test_which_platforms_images_are_for(path: Path) -> None:
+    path.write_text(TOP)
+    assert load(path).platforms == (Platform("linux/amd64"), Platform("linux/arm64"))
+    entry = f"- image: a/b:1\n  platforms: {{linux/amd64: {A}, linux/arm64: {B}}}\n"
+    path.write_text(f"{TOP}platforms: [linux/arm64]\nkernels:\n{entry}  without: [linux/amd64]\n")
+    versions = load(path)
+    (kernel,) = versions.kernels
+    assert kernel.without == ("linux/amd64",)
+    assert kernel.wanted(versions.platforms) == {"linux/arm64"}
+    assert kernel.wanted([Platform("linux/amd64"), Platform("linux/s390x")]) == set()
+
+
 def test_the_image_of_probes(path: Path) -> None:
     path.write_text(f"{TOP}probe: busybox:1\n")
     assert load(path).probe == "docker.io/library/busybox:1"
@@ -124,6 +136,9 @@ ONE = f"{TOP}kernels:\n- image: a/b:1\n"
         ("- image\n", 1, "expected 'key: value' lines"),
         ("sources: []\n", 1, "the key 'image' is missing"),
         (f"{TOP}kernel: []\n", 2, "unknown key 'kernel'"),
+        (f"{TOP}platforms: []\n", 2, "names no platform"),
+        (f"{TOP}platforms: [arm64]\n", 2, "is not a platform"),
+        (f"{ONE}  without: []\n", 4, "names no platform"),
         (f"{TOP}{TOP}", 2, "the key 'image' is there twice"),
         ("image: me/zfs:1\n", 1, "has a tag"),
         ("image:\n  - me/zfs\n", 2, "expected a text"),
@@ -314,6 +329,7 @@ entries = st.builds(
     ).map(tuple),
     deleted=st.booleans(),
     smoke=st.sampled_from(["", "host"]),
+    without=st.sampled_from([(), (Platform("linux/arm64"),)]),
     skip=st.text(),
 )
 lists_of_entries = st.lists(
@@ -464,6 +480,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             aliases=known.aliases or facts.aliases,
             deleted=known.deleted or facts.deleted,
             smoke=known.smoke or facts.smoke,
+            without=known.without or facts.without,
             skip=known.skip or facts.skip,
         )
         (revised,) = revise(load(path), filled, facts).kernels
@@ -477,6 +494,7 @@ def test_filled_in_facts_read_back(known: Entry, facts: Entry) -> None:
             aliases=facts.aliases,
             deleted=facts.deleted or filled.deleted,
             smoke=facts.smoke or filled.smoke,
+            without=facts.without or filled.without,
             skip=facts.skip or filled.skip,
         )
 
