@@ -331,19 +331,17 @@ class Work:
         lacking = [error for error in errors.values() if isinstance(error, LackingError)]
         if lacking and len(lacking) == len(errors) and not made and not kept:
             raise LackingError("; ".join(error.what for error in lacking), on=str(entry.image))
-        return [
-            *self._deliver(target, entry, kernel, made, kept, said, started),
-            *(
-                Outcome(
-                    str(entry.image),
-                    platform,
-                    *self._failed(entry, error, (entry.slug, platform)),
-                    seconds=round(time.monotonic() - started, 1),
-                )
-                for platform, error in errors.items()
-            ),
-            *self._elsewhere(target, entry),
+        lost = [
+            Outcome(
+                str(entry.image),
+                platform,
+                *self._failed(entry, error, (entry.slug, platform)),
+                seconds=round(time.monotonic() - started, 1),
+            )
+            for platform, error in errors.items()
         ]
+        done = self._deliver(target, entry, kernel, made, kept, said, started)
+        return [*done, *lost, *self._elsewhere(target, entry)]
 
     def _deliver(
         self,
