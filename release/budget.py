@@ -95,8 +95,8 @@ def cost(target: Target, image: Reference, releases: int) -> Requests:
         # By us, and by the engine of each build.
         pulls += 1 + platforms
     if image.registry == DOCKER_HUB:
-        # What is read back of both tags, and for `latest`.
-        pulls += 1 + 6 * platforms
+        # What attests the images of both tags, and what `latest` takes.
+        pulls += 6 * platforms - 1
     return Requests(github, content, pulls)
 
 

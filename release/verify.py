@@ -32,16 +32,17 @@ def verify_image(
     Raises:
         PublishError: it is not the image that was tested, or an attestation is about another one.
     """
-    found = registry.get(reference)
-    if found.digest != pushed.digest:
+    # Not read: that would be a pull, and the digest says as much.
+    found = registry.head(reference)
+    if found != pushed.digest:
         raise PublishError(
             "is not what was pushed",
             on=str(reference),
-            detail=f"pushed {pushed.digest}\nfound  {found.digest}",
+            detail=f"pushed {pushed.digest}\nfound  {found or 'nothing'}",
             hint=_HINT,
         )
-    platforms = registry.platforms(reference, found)
-    descriptors = attached(found)
+    platforms = registry.platforms(reference, pushed)
+    descriptors = attached(pushed)
     for platform, digest in tested.items():
         if platforms.get(platform) != digest:
             raise PublishError(
