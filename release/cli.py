@@ -879,7 +879,15 @@ def _report() -> Report:
 
 
 def _world(path: Path, here: Iterable[Platform] = (), platforms: Iterable[Platform] = ()) -> World:
-    return World(versions.load(path), os.environ, here=here, platforms=platforms)
+    loaded = versions.load(path)
+    for platform in here:
+        if platform not in loaded.platforms:
+            raise ConfigurationError(
+                f"is for {', '.join(loaded.platforms)} alone",
+                on=str(path),
+                hint=f"add {platform} to platforms: there, or name another by --platform",
+            )
+    return World(loaded, os.environ, here=here, platforms=platforms)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
