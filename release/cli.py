@@ -93,7 +93,7 @@ _verify_option = click.option(
     "--verify",
     is_flag=True,
     envvar="INSTALL_ZFS_VERIFY",
-    help="Look at the digest behind every published tag, and not at a share of them.",
+    help="Look behind every published tag, and at every signature, and not at a share of them.",
 )
 _only_option = click.option(
     "--only",
@@ -194,7 +194,8 @@ def cli(log_level: str) -> None:
 @click.option(
     "--subjects",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the checksums of what was built and published to this file, to be signed.",
+    help="Write the checksums of what was built and published to this file, to be signed. What an "
+    "earlier run published so and did not live to have signed is built again.",
 )
 def sync(
     path: Path,
@@ -221,15 +222,30 @@ def sync(
         news, observed = world.look()
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
-        observed = world.inspect(entries, observed, desktop, whole=verify)
+        turn = bool(subjects and not expected) and world.is_turn_of_signatures(entries, observed)
+        observed = world.inspect(entries, observed, desktop, none=turn, whole=verify)
         chosen = choose(entries, only, desktop) if only else None
-        targets, unread = world.plan(
-            entries, observed, desktop=desktop, chosen=chosen, force=force, tried=received or ()
+        draw = partial(
+            world.plan,
+            entries,
+            observed,
+            desktop=desktop,
+            chosen=chosen,
+            force=force,
+            tried=received or (),
         )
-        targets = world.share(targets, observed).targets
+        targets, unread = draw()
         late, unseen = behind(world, entries, observed)
-        failures = (*news.failures, *unread, *unseen)
         to_do = any(target.to_do for target in targets)
+        # Who publishes for a plan is not idle, or was called by one that found something.
+        if subjects and (turn or verify or expected or to_do or late or news.worth_recording):
+            unsigned, unlooked = world.unsigned(entries, observed, chosen=chosen, whole=verify)
+            unseen += unlooked
+            if unsigned:
+                targets, unread = draw(unsigned=unsigned)
+        targets = world.share(targets, observed).targets
+        to_do = any(target.to_do for target in targets)
+        failures = (*news.failures, *unread, *unseen)
         if limit != 0 and (to_do or late):
             # `latest`, which follows what is published, is booted.
             builds = received is None or bool(late or world.versions.latest)
@@ -249,7 +265,7 @@ def sync(
             report=report,
             limit=limit,
             delivered=received,
-            sign=signed.append,
+            sign=signed.append if subjects else None,
         )
         outcomes = recollect.tell(outcomes, news.found)
         world.keep_state(complete=not failures)
@@ -258,7 +274,8 @@ def sync(
             unmoved = move_tags(world, late, outcomes, observed, report, signed.append)
         if subjects and signed:
             subjects.parent.mkdir(parents=True, exist_ok=True)
-            subjects.write_text(checksums((one.name, one.digest) for one in signed))
+            named = dict.fromkeys((one.name, one.digest) for one in signed)
+            subjects.write_text(checksums(named))
             report.output(subjects=str(subjects))
         for error in failures:
             report.fail(error)
@@ -327,22 +344,28 @@ def plan_(
         news, observed = world.look(whole=not to)
         entries = news.kernels.merge(world.versions.kernels)
         desktop = world.desktops(entries, news)
-        observed = world.inspect(entries, observed, desktop, whole=verify)
+        turn = bool(to) and world.is_turn_of_signatures(entries, observed)
+        observed = world.inspect(entries, observed, desktop, none=turn, whole=verify)
         chosen = choose(entries, only, desktop) if only else None
         draw = partial(world.plan, observed=observed, desktop=desktop, chosen=chosen, force=force)
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
+        unsigned: frozenset[str] = frozenset()
+        late, unseen = behind(world, entries, observed)
         if to:
+            to_do = any(target.to_do for target in targets)
+            if turn or verify or to_do or late or news.worth_recording:
+                unsigned, unlooked = world.unsigned(entries, observed, chosen=chosen, whole=verify)
+                unfound += unlooked
             world.record(news)
-            unfound = world.find_platforms(world.share(targets, observed, limit=limit).targets)
-            targets, unread = draw(world.versions.kernels)
+            unfound += world.find_platforms(world.share(targets, observed, limit=limit).targets)
+            targets, unread = draw(world.versions.kernels, unsigned=unsigned)
         share = world.share(targets, observed, limit=limit)
         targets = share.targets
         if to:
             kept, unsure = world.without_builds(targets)
             unfound += unsure
-        late, unseen = behind(world, entries, observed)
         failures = (*news.failures, *unread, *unseen, *unfound)
         for error in failures:
             report.fail(error)

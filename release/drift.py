@@ -13,19 +13,37 @@ LOOKS = 1
 """How many tags a run asks for their digests, which no list tells: a run with nothing to do makes
 ten requests at most."""
 
+MOST_SIGNATURES = 100
+"""Of how many kernels a run asks at most whether they are signed: an attestation takes 1,024
+subjects (actions/attest-build-provenance, "Attestation Limits"), of which a kernel has eight, and
+GitHub takes 1,000 requests an hour of a workflow."""
+
 
 def share(image_tags: Collection[str], minute: int, looks: int = LOOKS) -> tuple[str, ...]:
-    """The tags to look at in this run: drawn by lot, so that all have their turn in the course of
-    time, however often runs come. The same minute gives the same ones.
+    """The tags, or kernels, to look at in this run: drawn by lot, so that all have their turn in
+    the course of time, however often runs come. The same minute gives the same ones.
 
     Args:
         minute: of the run, since 1970.
     """
     names = sorted(image_tags)
     shares = -(-len(names) // looks)
-    lot = int.from_bytes(hashlib.sha256(str(minute).encode()).digest()[:8])
-    chosen = lot * shares >> 64
+    chosen = int.from_bytes(_lot(minute)[:8]) * shares >> 64
     return tuple(names[chosen * looks : (chosen + 1) * looks])
+
+
+def is_turn_of_signatures(minute: int) -> bool:
+    """Whether a run that has its work signed, and else nothing to do, looks at a signature in place
+    of a tag: every second one does, by lot.
+
+    Args:
+        minute: of the run, since 1970.
+    """
+    return bool(_lot(minute)[8] & 1)
+
+
+def _lot(minute: int) -> bytes:
+    return hashlib.sha256(str(minute).encode()).digest()
 
 
 def damaged_files(

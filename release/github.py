@@ -1,7 +1,8 @@
-"""GitHub's REST API: releases and their assets, issues, and single files of a repository.
+"""GitHub's REST API: releases and their assets, issues, attestations, and single files of a
+repository.
 
-Described at https://docs.github.com/rest/releases, https://docs.github.com/rest/issues and
-https://docs.github.com/rest/repos/contents.
+Described at https://docs.github.com/rest/releases, https://docs.github.com/rest/issues,
+https://docs.github.com/rest/repos/attestations and https://docs.github.com/rest/repos/contents.
 Requests go through :mod:`release.http` for one policy of time-outs, retries and redaction.
 """
 
@@ -184,6 +185,30 @@ class GitHub:
             raise UpstreamError(
                 "GitHub's answer is not a file", on=f"{self} {ref} {path}"
             ) from error
+
+    def is_attested(self, digest: Digest, predicate_type: str) -> bool:
+        """Whether something of this digest was signed here, with a statement of this type.
+
+        The signature itself is not looked into. For a digest without any GitHub answers 404
+        (https://docs.github.com/rest/repos/attestations#list-attestations; ``gh attestation
+        verify`` shows it), as it does for a repository that cannot be seen: ask only where that
+        one was read before.
+
+        Raises:
+            UpstreamError: it could not be found out; of a private repository, also because the
+                token lacks the permission ``attestations: read``.
+        """
+        url = f"{self._root}/attestations/{digest}"
+        asks = {"predicate_type": predicate_type}
+        answer = self._http.request(
+            "GET", url, params=asks, headers=self._headers, expect=(200, 404)
+        )
+        if answer.status == 404:
+            return False
+        try:
+            return bool(_list(answer.json()["attestations"], self))
+        except (KeyError, TypeError) as error:
+            raise UpstreamError("GitHub's answer is no list of attestations", on=url) from error
 
     def create_draft(self, git_tag: str, name: str, body: str) -> Release:
         """Creates a draft; no git tag appears before it is published."""

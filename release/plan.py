@@ -145,6 +145,20 @@ def digests_to_be(
     return {name: digest for name, digest in wanted.items() if name in observed.image_tags}
 
 
+def receipts_to_sign(entries: Iterable[Entry], observed: Observed) -> list[Receipt]:
+    """The receipts of the kernels that were published to be signed, those first to whose releases
+    something was added last.
+    """
+    found: list[tuple[int, Receipt]] = []
+    for entry in entries:
+        release = observed.release(entry.slug, entry.zfs) if entry.zfs else None
+        receipt = observed.receipt(entry, entry.zfs)
+        if release and receipt and receipt.to_sign:
+            # GitHub numbers assets as they come.
+            found.append((max((asset.id for asset in release.assets), default=0), receipt))
+    return [receipt for _, receipt in sorted(found, key=lambda one: one[0], reverse=True)]
+
+
 def _digests(entry: Entry, receipt: Receipt, desktop: Iterable[str]) -> dict[str, Digest]:
     return receipt.digests(entry, (*entry.image_tags, *map(desktop_tag, desktop)))
 
@@ -165,6 +179,7 @@ class Target:
         release: its release, if there is one.
         waits: whether it is left out only until something changes.
         held: the platforms that are not tried again now, each with why.
+        unsigned: whether it was published to be signed, and is not.
     """
 
     entry: Entry
@@ -179,6 +194,7 @@ class Target:
     release: Release | None = None
     waits: bool = False
     held: Mapping[Platform, str] = field(default_factory=lambda: MappingProxyType({}))
+    unsigned: bool = False
 
     @property
     def zfs(self) -> str | None:
@@ -276,6 +292,7 @@ def plan(
     choices: Mapping[str, Choice] = MappingProxyType({}),
     desktop: Mapping[str, Sequence[str]] = MappingProxyType({}),
     held: Mapping[str, Mapping[Platform, str]] = MappingProxyType({}),
+    unsigned: Collection[str] = (),
 ) -> list[Target]:
     """One target for each entry, newest kernels first, and of one version first those that a
     Docker Desktop runs.
@@ -288,6 +305,7 @@ def plan(
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
         desktop: by slug, Docker Desktop versions beside those that the entries name.
         held: by slug, platforms that are not to be tried again now, and why.
+        unsigned: slugs of what was published to be signed, and is not.
     """
     targets = []
     entries = tuple(entries)
@@ -299,6 +317,9 @@ def plan(
         elsewhere = tuple(sorted(there.difference(platforms)))
         choice = choices.get(entry.slug)
         target = _target(entry, observed, here, elsewhere, choice, policy, versions)
+        if entry.slug in unsigned and not target.left_out:
+            repairs = (*target.repairs, "it was not signed")
+            target = replace(target, repairs=repairs, unsigned=True)
         if target.to_do and (why := held.get(entry.slug)):
             target = _hold(target, why, observed)
         if target.to_do and chosen is not None and entry.slug not in chosen:

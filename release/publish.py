@@ -334,6 +334,7 @@ def publish_release(
     assets: Sequence[Path],
     directory: Path,
     before: Receipt | None = None,
+    to_sign: Collection[Platform] = (),
 ) -> Release:
     """Brings the release of a kernel and a ZFS version to where it has to be.
 
@@ -346,6 +347,7 @@ def publish_release(
         assets: what the release is to have; what is whole there already may be left out.
         directory: takes the sums, and what is copied from one release to another.
         before: what was published earlier.
+        to_sign: the platforms whose images were built now and are to be signed.
 
     Raises:
         PublishError: the release reads back differently.
@@ -365,7 +367,7 @@ def publish_release(
         entry,
         pushed.image.digest,
         pushed.modules.digest if pushed.modules else None,
-        _parts(built, pushed, before),
+        _parts(built, pushed, before, to_sign),
         {**files, SUMS: _file(sums)},
         before.instead_of if before else "",
     )
@@ -427,22 +429,24 @@ def asset_names(slug: str, platform: Platform) -> tuple[str, ...]:
 def subjects(
     image: Reference,
     slug: str,
-    platforms: Iterable[Platform],
-    pushed: Pushed,
+    platforms: Collection[Platform],
+    indexes: Iterable[Digest | None],
     files: Mapping[str, Digest],
 ) -> Iterator[Subject]:
     """What there is to sign of a kernel of which these platforms are new: their files, and the
     indexes.
 
     Args:
+        indexes: what SLUG and SLUG-modules point to.
         files: of the release, by name.
     """
-    names = [name for one in platforms for name in asset_names(slug, one)]
-    for name in names:
-        yield Subject(name, files[name])
-    if names:
-        for document in filter(None, (pushed.image, pushed.modules)):
-            yield Subject(str(image.name), document.digest)
+    for name in (name for one in platforms for name in asset_names(slug, one)):
+        # A release from before attestations, or before xz, never got all of them.
+        if name in files:
+            yield Subject(name, files[name])
+    if platforms:
+        for digest in filter(None, indexes):
+            yield Subject(str(image.name), digest)
 
 
 def _file(path: Path) -> File:
@@ -468,8 +472,16 @@ def _write_sums(directory: Path, files: Mapping[str, File]) -> Path:
     return sums
 
 
-def _parts(built: Iterable[Built], pushed: Pushed, before: Receipt | None) -> dict[Platform, Part]:
-    """What the image is made of: what was built, and what others published before."""
+def _parts(
+    built: Iterable[Built],
+    pushed: Pushed,
+    before: Receipt | None,
+    to_sign: Collection[Platform],
+) -> dict[Platform, Part]:
+    """What the image is made of: what was built, and what others published before.
+
+    Who built an image once is no other one for it having been brought back.
+    """
     manifests = pushed.image.content.get("manifests", [])
     held = {item["digest"] for item in manifests}
     parts = {
@@ -477,7 +489,16 @@ def _parts(built: Iterable[Built], pushed: Pushed, before: Receipt | None) -> di
         for platform, part in (before.platforms.items() if before else ())
         if part.manifest in held
     }
-    new = {one.platform: Part(one.digest, one.kernel_release, one.kernel_banner) for one in built}
+    signed = {part.manifest for part in parts.values() if part.to_sign}
+    new = {
+        one.platform: Part(
+            one.digest,
+            one.kernel_release,
+            one.kernel_banner,
+            one.platform in to_sign or one.digest in signed,
+        )
+        for one in built
+    }
     return {**parts, **new}
 
 

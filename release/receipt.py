@@ -48,11 +48,13 @@ class Part:
 
     Attributes:
         manifest: of the module image.
+        to_sign: whether the run that built it has its work signed; what others built, nobody may.
     """
 
     manifest: Digest
     kernel_release: str
     kernel_banner: str
+    to_sign: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Receipt:
                     "manifest": part.manifest,
                     "kernel_release": part.kernel_release,
                     "kernel_banner": part.kernel_banner,
+                    # Left out where it is not so, as in all receipts from before there was any.
+                    **({"to_sign": True} if part.to_sign else {}),
                 }
                 for platform, part in sorted(self.platforms.items())
             },
@@ -130,6 +134,7 @@ class Receipt:
                     parse_digest(part["manifest"]),
                     str(part["kernel_release"]),
                     str(part["kernel_banner"]),
+                    part.get("to_sign") is True,
                 )
                 for platform, part in facts["platforms"].items()
             },
@@ -139,6 +144,11 @@ class Receipt:
             },
             str(facts["instead_of"]),
         )
+
+    @property
+    def to_sign(self) -> frozenset[Platform]:
+        """The platforms whose images are to be signed."""
+        return frozenset(one for one, part in self.platforms.items() if part.to_sign)
 
     def digests(self, entry: Entry, image_tags: tuple[str, ...]) -> dict[str, Digest]:
         """What is to be behind each of a kernel's tags.

@@ -66,10 +66,10 @@ class Restorer:
         for platform, part in receipt.platforms.items():
             name = asset_name(slug, platform)
             file = receipt.files.get(name)
-            if (file and file.is_in(release.asset(name))) or self._is_whole(part.manifest):
+            if (file and file.is_in(release.asset(name))) or self.is_whole(part.manifest):
                 yield platform
 
-    def _is_whole(self, manifest: Digest) -> bool:
+    def is_whole(self, manifest: Digest) -> bool:
         """Whether the registry has an image with all its blobs."""
         try:
             content = self.registry.get(self.image.at(manifest)).content

@@ -574,6 +574,8 @@ class Work:
         world, image = self.world, self.world.versions.image
         assert world.github
         assert entry.zfs
+        again = self._signed_late(target)
+        new = [one.platform for one in built if one.platform not in kept or one.platform in again]
         self.report.step(entry.slug, "push")
         receipt = target.receipt
         pushed = publish.push(world.registry, image, entry.slug, kernel, built, receipt)
@@ -583,8 +585,8 @@ class Work:
         assets: list[Path] = []
         standing: dict[str, Digest] = {}
         for one in built:
-            if publish.stands(target.release, receipt, entry.slug, one):
-                assert receipt
+            stands = publish.stands(target.release, receipt, entry.slug, one)
+            if receipt and stands and one.platform not in again:
                 names = publish.asset_names(entry.slug, one.platform)
                 standing |= {name: receipt.files[name].digest for name in names}
                 continue
@@ -593,7 +595,15 @@ class Work:
             publish.compress(tar, asset)
             assets += [asset, *publish.attest_asset(image, one, asset)]
         release = publish.publish_release(
-            world.github, entry, image, built, pushed, assets, directory, receipt
+            world.github,
+            entry,
+            image,
+            built,
+            pushed,
+            assets,
+            directory,
+            receipt,
+            new if self.sign else (),
         )
         publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
         # Who types desktop-X may be on any platform that upstream has.
@@ -604,10 +614,25 @@ class Work:
             world.versions = versions.revise(world.versions, target.entry, entry)
             if self.sign:
                 files = standing | {path.name: file_digest(path) for path in assets}
-                new = [one.platform for one in built if one.platform not in kept]
-                for subject in publish.subjects(image, entry.slug, new, pushed, files):
+                indexes = (pushed.image.digest, pushed.modules.digest if pushed.modules else None)
+                for subject in publish.subjects(image, entry.slug, new, indexes, files):
                     self.sign(subject)
         return release.git_tag
+
+    def _signed_late(self, target: Target) -> frozenset[Platform]:
+        """The platforms of which an earlier run did not live to have signed what it published.
+
+        A release can be changed by many. So they are only those whose images the registry has, and
+        their tars are made of these once more.
+        """
+        receipt, world = target.receipt, self.world
+        if not self.sign or not target.unsigned or not receipt:
+            return frozenset()
+        return frozenset(
+            platform
+            for platform in receipt.to_sign
+            if world.restorer.is_whole(receipt.platforms[platform].manifest)
+        )
 
 
 def _is_whole(target: Target, kept: Mapping[Platform, Built]) -> bool:

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from enum import IntEnum
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 
 from release import attempts, budget, desktop, drift, latest, versions
+from release.attest import PROVENANCE
 from release.boot import Emulator, preflight
 from release.build import PROJECT, Builder
 from release.desktop import PolledNotes, Verdict
@@ -33,6 +35,7 @@ from release.plan import (
     digests_to_be,
     open_questions,
     plan,
+    receipts_to_sign,
 )
 from release.poll import Polled, poll
 from release.recollect import recollect
@@ -180,6 +183,11 @@ class World:
         """Tells apart our own code, as far as it has a say in how a build ends."""
         return attempts.code_digest(PROJECT)
 
+    @cached_property
+    def minute(self) -> int:
+        """Of this run, since 1970."""
+        return int(time.time() // 60)
+
     @property
     def today(self) -> date:
         return datetime.now(UTC).date()
@@ -211,20 +219,67 @@ class World:
         observed: Observed,
         desktop: Mapping[str, Sequence[str]],
         *,
+        none: bool = False,
         whole: bool = False,
     ) -> Observed:
         """Looks, without a pull, at what no list tells: the digests behind the tags of kernels.
 
         Args:
+            none: look at none of them in this run, unless it is ``whole``.
             whole: look at all of them, and not at this run's share.
         """
-        wanted = digests_to_be(entries, observed, desktop)
-        names = tuple(wanted) if whole else drift.share(wanted, int(time.time() // 60))
+        wanted = {} if none and not whole else digests_to_be(entries, observed, desktop)
+        names = tuple(wanted) if whole else drift.share(wanted, self.minute)
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
             found = pool.map(
                 lambda name: self.registry.head(self.versions.image.with_tag(name)), names
             )
             return observed.with_digests(dict(zip(names, found, strict=True)))
+
+    def unsigned(
+        self,
+        entries: Iterable[Entry],
+        observed: Observed,
+        *,
+        chosen: frozenset[str] | None = None,
+        whole: bool = False,
+    ) -> tuple[frozenset[str], list[ReleaseError]]:
+        """What was published to be signed, and was not, because the run that was to see to it died
+        in between: the newest first, no further than to the first one that is signed.
+
+        Args:
+            chosen: slugs to ask for, None for all.
+            whole: ask for all of them, as far as one run can.
+
+        Returns:
+            The slugs, and why it could not be found out.
+        """
+        github = self.github
+        if not github:
+            return frozenset(), []
+        receipts = {
+            receipt.entry.slug: receipt
+            for receipt in receipts_to_sign(entries, observed)
+            if chosen is None or receipt.entry.slug in chosen
+        }
+        slugs: Iterable[str] = receipts
+        if whole:
+            slugs = drift.share(receipts, self.minute, drift.MOST_SIGNATURES)
+        found: set[str] = set()
+        try:
+            for slug in islice(slugs, drift.MOST_SIGNATURES):
+                if not github.is_attested(receipts[slug].image, PROVENANCE):
+                    found.add(slug)
+                elif not whole:
+                    break
+        except UpstreamError as error:
+            return frozenset(found), [error]
+        return frozenset(found), []
+
+    def is_turn_of_signatures(self, entries: Iterable[Entry], observed: Observed) -> bool:
+        """Whether this run, if it has nothing to do, looks at a signature in place of a tag."""
+        there = bool(receipts_to_sign(entries, observed))
+        return there and drift.is_turn_of_signatures(self.minute)
 
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
@@ -258,11 +313,13 @@ class World:
         chosen: frozenset[str] | None = None,
         force: bool = False,
         tried: Collection[Key] = (),
+        unsigned: Collection[str] = (),
     ) -> tuple[list[Target], list[ReleaseError]]:
         """What is to be done, with the ZFS version of each kernel for which that matters.
 
         Args:
             force: try again what failed too often with the same inputs.
+            unsigned: slugs of what is published and was to be signed.
             tried: what was tried again already, in this run, and counts whatever came before.
 
         Returns:
@@ -277,6 +334,7 @@ class World:
             wanted=wanted,
             chosen=chosen,
             desktop=desktop,
+            unsigned=unsigned,
         )
         choices: dict[str, Choice] = {}
         failures: dict[str, ReleaseError] = {}
@@ -295,6 +353,7 @@ class World:
             platforms=self.platforms,
             wanted=wanted,
             chosen=chosen,
+            unsigned=unsigned,
             policy=policy,
             choices=choices,
             desktop=desktop,

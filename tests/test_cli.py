@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from release import onthespot, versions
+from release.attest import PROVENANCE
 from release.drift import LOOKS
 from release.http import bytes_digest
 from release.receipt import File, Part, Receipt
@@ -24,7 +25,7 @@ from release.reference import Reference, parse_digest
 from release.versions import Entry
 from release.world import World, native_platform
 from tests.lab.docs import Docs
-from tests.lab.github import GitHub, Repository
+from tests.lab.github import Attestation, GitHub, Repository
 from tests.lab.hub import Hub
 from tests.lab.server import (
     Drop,
@@ -526,10 +527,12 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
             Entry(Reference.parse(f"{name}:{tag}"), parse_digest(digest), zfs="0.8.4"),
             image,
             None,
-            {native_platform(): Part(image, f"{tag}-linuxkit", "Linux version")},
+            {native_platform(): Part(image, f"{tag}-linuxkit", "Linux version", to_sign=True)},
             dict.fromkeys(assets, File(1, bytes_digest(b"x"))),
         )
         desk.releases.add_release(f"{slug}-zfs-0.8.4", assets, body=str(receipt))
+        signed = frozenset({("image", image)})
+        desk.releases.attestations.append(Attestation({}, PROVENANCE, signed))
         kernels += (
             f"- image: {name}:{tag}\n  digest: {digest}\n"
             f"  platforms: {{linux/{arch}: {digest}}}\n  builder: linuxkit/alpine:1\n"
@@ -540,15 +543,19 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
     put_latest(desk)
     put_build(desk)
     asked, looked = desk.requests, desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit")
-    run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", "--json", "outcomes.json")
+    options = ("--json", "outcomes.json", "--subjects", "subjects.txt")
+    run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", *options)
     assert run.exit_code == 0, run.stderr
+    assert "subjects.txt" not in desk.left_behind
     outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
     assert Counter(one["status"] for one in outcomes) == {"unchanged": 100, "skipped": 1}
     assert desk.requests - asked <= 10
-    assert desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit") - looked == LOOKS
+    signatures = desk.github.count("/attestations/")
+    tags = desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit") - looked
+    assert signatures + tags == LOOKS
     # All of them, where that is asked for.
     assert desk.run("plan", "--verify", "--only", "linuxkit-kernel-5.4.1").exit_code == 0
-    assert desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit") - looked == LOOKS + 100
+    assert desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit") - looked == tags + 100
 
 
 # Which ZFS

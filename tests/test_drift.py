@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release.drift import LOOKS, moved_tags, share
+from release.drift import LOOKS, is_turn_of_signatures, moved_tags, share
 from release.http import bytes_digest
 from release.plan import Observed, git_tag, next_git_tag, row_of
 from release.receipt import File, Part, Receipt
@@ -49,6 +49,20 @@ def test_a_receipt_is_read_as_it_was_written_wherever_it_stands_in_the_notes() -
     line = str(RECEIPT)
     assert line.count("-->") == 1
     assert "\n" not in line
+
+
+def test_a_receipt_tells_what_is_to_be_signed_and_older_ones_stay_as_they_are() -> None:
+    assert "to_sign" not in str(RECEIPT)
+    assert RECEIPT.to_sign == set()
+    part = RECEIPT.platforms[AMD64]
+    platforms = {AMD64: dataclasses.replace(part, to_sign=True), ARM64: part}
+    asks = dataclasses.replace(RECEIPT, platforms=platforms)
+    assert asks.to_sign == {AMD64}
+    assert Receipt.find(str(asks)) == asks
+    assert str(asks).count('"to_sign":true') == 1
+    doubtful = Receipt.find(str(asks).replace('"to_sign":true', '"to_sign":"false"'))
+    assert doubtful
+    assert doubtful.to_sign == set()
 
 
 @pytest.mark.parametrize(
@@ -107,6 +121,15 @@ def test_every_tag_is_looked_at_in_the_course_of_time(step: int, tags: int, look
     )
     assert seen.keys() == set(names)
     assert max(len(share(names, minute, looks)) for minute in range(100)) <= looks
+
+
+@pytest.mark.parametrize("step", [1, 5, 60, 6 * 60, 24 * 60, 7 * 24 * 60])
+def test_signatures_and_tags_take_turns_and_each_tag_has_its_own_in_those_runs(step: int) -> None:
+    minutes = range(29_000_000, 29_000_000 + 200 * step, step)
+    turns = {minute for minute in minutes if is_turn_of_signatures(minute)}
+    assert 60 < len(turns) < 140
+    for which in (turns, set(minutes) - turns):
+        assert {name for minute in which for name in share("abc", minute)} == set("abc")
 
 
 def test_the_same_minute_looks_at_the_same_tags_and_nothing_at_none() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -593,6 +595,25 @@ def test_github_tokens(github: GitHub, client: Client) -> None:
     assert found["full_name"] == "me/install-zfs"
     assert client("GET", installation).status_code == 403
     assert github.violations == []
+
+
+def test_github_attestations(github: GitHub, client: Client) -> None:
+    github.add_token("may not sign", push=["me/install-zfs"], attestations="read")
+    subjects = [{"name": "image", "digest": {"sha256": "a" * 64}}]
+    statement = {"predicateType": "https://slsa.dev/provenance/v1", "subject": subjects}
+    payload = base64.b64encode(json.dumps(statement).encode()).decode()
+    wanted = {"json": {"bundle": {"dsseEnvelope": {"payload": payload}}}}
+    path = f"/attestations/sha256:{'a' * 64}"
+    assert Client(github, "may not sign")("POST", "/attestations", **wanted).status_code == 403
+    assert client("GET", path).status_code == 404
+    assert client("POST", "/attestations", **wanted).status_code == 201
+    (found,) = Client(github, "")("GET", path).json()["attestations"]
+    assert found["bundle"] == wanted["json"]["bundle"]
+    assert client("GET", f"{path}?predicate_type=sbom").status_code == 404
+    assert github.violations == []
+    assert client("GET", "/attestations/main").status_code == 422
+    assert client("POST", "/attestations", json={"bundle": {}}).status_code == 422
+    assert len(github.violations) == 2
 
 
 def test_github_rate_limit_is_per_token() -> None:

@@ -117,7 +117,7 @@ def test_who_may_do_what() -> None:
             assert ("secrets." in str(job)) == (name in ("plan", "publish"))
     assert allowed == {
         "test": {"contents": "read"},
-        "plan": {"contents": "read"},
+        "plan": {"attestations": "read", "contents": "read"},
         "build": {"contents": "read"},
         "publish": {"attestations": "write", "contents": "write", "id-token": "write"},
         "report": {"contents": "read", "issues": "write"},
@@ -362,6 +362,14 @@ class Shop:
         }
 
     @property
+    def subjects(self) -> set[tuple[str, str | None]]:
+        """All that is there to be signed, and by what name."""
+        _, content = self.desk.registry.manifests["me/zfs"][SLUG]
+        (release,) = self.desk.releases.releases
+        files = {(asset.name, asset.digest) for asset in release.assets if asset.name != SUMS}
+        return {*files, (f"{self.desk.registry.host}/me/zfs", bytes_digest(content))}
+
+    @property
     def issues(self) -> list[str]:
         return [one.title for one in self.desk.releases.issues if one.state == "open"]
 
@@ -415,10 +423,7 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     assert shop.tags == {SLUG, "desktop-4.13.0"}
     _, content = shop.desk.registry.manifests["me/zfs"][SLUG]
     platforms = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
-    sums = {asset.name: asset.digest for asset in shop.desk.releases.releases[0].assets}
-    del sums[SUMS]
-    index = (f"{shop.desk.registry.host}/me/zfs", bytes_digest(content))
-    assert run.attested == {*sums.items(), index}
+    assert run.attested == shop.subjects
     # What attests them has a place among them, too.
     assert platforms == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
@@ -443,9 +448,11 @@ def test_a_new_kernel_is_published_for_both_platforms_and_the_next_run_is_idle(
     jobs = [partial(one.job, "plan") for one in (idle, by_hand, weekly)]
     for job in (*jobs, partial(shop.finish, weekly)):
         shop.desk.registry.requests.clear()
+        shop.desk.github.requests.clear()
         assert job().result == "success"
-        looks.append(shop.desk.registry.count(f"HEAD /v2/me/zfs/manifests/({SLUG}|desktop)"))
-    assert looks == [1, 1, 2, 2]
+        tags = shop.desk.registry.count(f"HEAD /v2/me/zfs/manifests/({SLUG}|desktop)")
+        looks.append(tags + shop.desk.github.count("GET .*/attestations/"))
+    assert looks == [1, 1, 3, 3]
     assert len(shop.commits) == 2
 
 
@@ -568,6 +575,110 @@ def test_what_can_be_brought_back_is_not_built_again(shop: Shop) -> None:
     )
     planned = shop.run().job("plan")
     assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+
+
+def unsigned(shop: Shop, **how: str) -> Run:
+    """Both platforms are published, and nothing of it is signed: the machine is lost, or GitHub
+    takes no signature.
+    """
+    run = shop.run()
+    run.job("plan")
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    run.dies_before = how.get("dies_before", "")
+    if not run.dies_before:
+        shop.desk.github.fail("POST .*/attestations", Response(503))
+    assert shop.finish(run).result == "failure"
+    assert shop.desk.releases.attestations == []
+    assert shop.assets == ASSETS
+    return run
+
+
+def test_what_was_published_and_not_signed_is_signed_by_the_next_run(shop: Shop) -> None:
+    unsigned(shop, dies_before="Attest")
+    body = shop.desk.releases.releases[0].body
+    manifests = dict(shop.desk.registry.manifests["me/zfs"])
+    run = shop.run()
+    planned = run.job("plan")
+    assert planned.result == "success", planned.printed
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "true")
+    assert "to repair: it was not signed" in planned.printed
+    published = shop.finish(run)
+    assert "repaired: it was not signed" in published.printed
+    assert published.result == "success", published.printed
+    assert run.attested == shop.subjects
+    (attestation,) = shop.desk.releases.attestations
+    assert attestation.subjects == shop.subjects
+    assert shop.desk.registry.manifests["me/zfs"] == manifests
+    assert shop.desk.releases.releases[0].body == body
+    assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    planned = shop.run().job("plan")
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+    weekly = shop.run(schedule=WEEKLY)
+    assert "it was not signed" not in weekly.job("plan").printed
+    assert shop.finish(weekly).result == "success"
+    assert weekly.attested == set()
+
+
+@pytest.mark.parametrize("by", ["a second attempt", "the weekly look"])
+def test_what_github_did_not_sign_is_signed_later(shop: Shop, by: str) -> None:
+    run = unsigned(shop)
+    # That it was published is recorded all the same.
+    assert f"zfs: {ZFS}\n" in shop.file("versions.yaml")
+    if by == "the weekly look":
+        run = shop.run(schedule=WEEKLY)
+        assert run.job("plan").outputs["publish"] == "true"
+    published = shop.finish(run)
+    assert published.result == "success", published.printed
+    assert run.attested == shop.subjects
+
+
+def test_what_is_repaired_and_was_not_signed_is_signed(shop: Shop) -> None:
+    unsigned(shop, dies_before="Attest")
+    lose(shop, SLUG)
+    run = shop.run()
+    planned = run.job("plan")
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "true")
+    printed = shop.finish(run).printed
+    assert "repaired: the image was missing, it was not signed" in printed
+    assert run.attested == shop.subjects
+
+
+def test_whether_it_is_signed_could_not_be_found_out_and_nothing_is_signed_for_that(
+    shop: Shop,
+) -> None:
+    published_for_both(shop)
+    shop.desk.github.fail("GET .*/attestations/", Response(403), times=None)
+    run = shop.run(schedule=WEEKLY)
+    planned = run.job("plan")
+    assert planned.result == "failure"
+    assert "/attestations/sha256:" in planned.printed
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
+    shop.finish(run)
+    assert run.attested == set()
+    assert {title.endswith("could not be read completely") for title in shop.issues} == {True}
+    shop.desk.github.recover()
+    again = shop.run(schedule=WEEKLY)
+    assert again.job("plan").outputs["publish"] == "false"
+    shop.finish(again)
+    assert shop.issues == []
+
+
+def test_what_others_published_is_not_signed(shop: Shop) -> None:
+    """A maintainer's own machine had no signature in mind, so its receipt asks for none."""
+    unsigned(shop)
+    (release,) = shop.desk.releases.releases
+    assert release.body
+    assert release.body.count(',"to_sign":true') == 2
+    release.body = release.body.replace(',"to_sign":true', "")
+    asked = shop.desk.github.count("/attestations/")
+    for schedule in ("17 */6 * * *", WEEKLY):
+        run = shop.run(schedule=schedule)
+        assert run.job("plan").outputs["publish"] == "false"
+        shop.finish(run)
+        assert run.attested == set()
+    assert shop.desk.github.count("/attestations/") == asked
+    assert "to_sign" not in release.body
 
 
 @pytest.mark.parametrize("lost", ["manifest", "blob"])

@@ -1,4 +1,5 @@
-"""GitHub's REST API for releases, git tags, file contents and issues: https://docs.github.com/rest
+"""GitHub's REST API for releases, git tags, file contents, issues and attestations:
+https://docs.github.com/rest
 
 Odd parts, from the API's description and from answers that projects reported:
 
@@ -10,6 +11,7 @@ Odd parts, from the API's description and from answers that projects reported:
 - downloads are redirected to another host, which refuses a foreign ``Authorization``;
 - with an app's installation token (``GITHUB_TOKEN`` in Actions) ``permissions.push`` is false;
 - every pull request is an issue, too; a repository without issues answers 410;
+- a digest that nothing attests is a 404, and so is one of which nothing has the predicate type;
 - immutable releases accept no change of tag or assets, and burn the name of the tag.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +45,7 @@ REPO = "/repos/{owner}/{name}"
 GIT_TAG = re.compile(
     r"(?!.*(?:\.\.|//|@\{|/\.|\.lock$|[/.]$))[^/.\s~^:?*\[\\\x00-\x1f][^\s~^:?*\[\\\x00-\x1f]*"
 )
+SUBJECT_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _TEXT = (str, type(None))
 _RELEASE_FIELDS: dict[str, type | tuple[type, ...]] = {
     "tag_name": str,
@@ -134,6 +138,21 @@ class Issue:
     pull_request: bool = False
 
 
+@dataclass(frozen=True)
+class Attestation:
+    """A signed statement.
+
+    Attributes:
+        bundle: Sigstore's, as it was stored.
+        subjects: names and digests; several may have one name.
+    """
+
+    bundle: Mapping[str, Any]
+    predicate_type: str
+    subjects: frozenset[tuple[str, str]]
+    id: int = field(default_factory=lambda: next(_ids))
+
+
 @dataclass
 class Repository:
     """A repository.
@@ -156,6 +175,7 @@ class Repository:
     burned: set[str] = field(default_factory=set)
     has_issues: bool = True
     issues: list[Issue] = field(default_factory=list)
+    attestations: list[Attestation] = field(default_factory=list)
 
     @property
     def full_name(self) -> str:
@@ -196,11 +216,14 @@ class Repository:
 
 @dataclass(frozen=True)
 class Token:
-    """An access token: full names of repositories that it may write to, or only see."""
+    """An access token: full names of repositories that it may write to, or only see; and what it
+    may do with attestations.
+    """
 
     push: frozenset[str]
     pull: frozenset[str]
     installation: bool
+    attestations: str
 
 
 class GitHub(StandIn):
@@ -238,13 +261,15 @@ class GitHub(StandIn):
         push: Iterable[str] = (),
         pull: Iterable[str] = (),
         installation: bool = False,
+        attestations: str = "write",
     ) -> None:
         """Make a token valid; every token sees public repositories.
 
         Args:
             installation: it is an app's, as ``GITHUB_TOKEN`` in Actions is.
+            attestations: ``write``, ``read`` or ``none``.
         """
-        self.tokens[value] = Token(frozenset(push), frozenset(pull), installation)
+        self.tokens[value] = Token(frozenset(push), frozenset(pull), installation, attestations)
         self.rate_limits[value] = RateLimit(self._rate_limit, window=3600)
 
     # -- what goes with every request ------------------------------------------------------------
@@ -312,8 +337,7 @@ class GitHub(StandIn):
         if push and not token:
             raise Refusal(401, "Requires authentication")
         if push and token and repository.full_name not in token.push:
-            kind = "integration" if token.installation else "personal access token"
-            raise Refusal(403, f"Resource not accessible by {kind}")
+            raise _not_accessible(token)
         return repository
 
     def _shown(self, call: Call, repository: Repository) -> list[Release]:
@@ -621,6 +645,50 @@ class GitHub(StandIn):
             setattr(found[0], key, value)
         return json_response(200, self._issue_body(repository, found[0]))
 
+    # -- attestations ----------------------------------------------------------------------------
+
+    @route(
+        "GET",
+        REPO + "/attestations/{digest}",
+        query=("per_page", "before", "after", "predicate_type"),
+    )
+    def list_attestations(self, call: Call, owner: str, name: str, digest: str) -> Response:
+        repository = self._repository(call, owner, name)
+        token = self.tokens.get(_token(call))
+        if repository.private and token and token.attestations == "none":
+            raise _not_accessible(token)
+        if not SUBJECT_DIGEST.fullmatch(digest):
+            raise violation(422, f"{digest} is no digest of a subject")
+        wanted = call.query.get("predicate_type")
+        found = [
+            {"bundle": one.bundle, "repository_id": repository.id}
+            for one in reversed(repository.attestations)
+            if digest in {of for _, of in one.subjects} and wanted in (None, one.predicate_type)
+        ]
+        if not found:
+            raise Refusal(404, "Not Found")
+        return json_response(200, {"attestations": found[: call.number("per_page", 30, 100)]})
+
+    @route("POST", REPO + "/attestations")
+    def create_attestation(self, call: Call, owner: str, name: str) -> Response:
+        repository = self._repository(call, owner, name, push=True)
+        token = self.tokens[_token(call)]
+        if token.attestations != "write":
+            raise _not_accessible(token)
+        bundle = call.json({"bundle": dict}, "bundle")["bundle"]
+        try:
+            statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+            subjects = frozenset(
+                (one["name"], f"sha256:{one['digest']['sha256']}") for one in statement["subject"]
+            )
+            attestation = Attestation(bundle, str(statement["predicateType"]), subjects)
+        except (KeyError, TypeError, ValueError):
+            raise violation(422, "the bundle has no statement") from None
+        if not all(SUBJECT_DIGEST.fullmatch(digest) for _, digest in subjects):
+            raise violation(422, "a subject has no SHA-256 digest")
+        repository.attestations.append(attestation)
+        return json_response(201, {"id": attestation.id})
+
     # -- bodies ----------------------------------------------------------------------------------
 
     def _api(self, repository: Repository) -> str:
@@ -756,6 +824,11 @@ def _check_issue(wanted: Mapping[str, Any]) -> None:
         raise violation(422, "state is neither open nor closed")
     if wanted.get("state_reason") not in (None, "completed", "not_planned", "reopened"):
         raise violation(422, "state_reason is none of completed, not_planned, reopened")
+
+
+def _not_accessible(token: Token) -> Refusal:
+    kind = "integration" if token.installation else "personal access token"
+    return Refusal(403, f"Resource not accessible by {kind}")
 
 
 def _invalid(resource: str, key: str | None, text: str) -> Refusal:
