@@ -59,9 +59,14 @@ def logged(
         return int(process.returncode)
 
 
+def stop() -> None:
+    """Lets no more children be started. For handlers of signals, whose exceptions can get lost."""
+    _ended.set()
+
+
 def interrupt() -> None:
     """Ends all children and starts none any more."""
-    _ended.set()
+    stop()
     with _lock:
         processes = tuple(_running)
     for process in processes:

@@ -20,6 +20,7 @@ import click
 from release import (
     __version__,
     capture,
+    child,
     commit,
     detect,
     handover,
@@ -914,12 +915,16 @@ def _world(path: Path, here: Iterable[Platform] = (), platforms: Iterable[Platfo
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    child.stop()
     raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
     """Runs the command line and ends the process with its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # Where it is ignored, as for a job in the background, it stays so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         code = cli.main(prog_name="python -m release", standalone_mode=False)
     except ReleaseError as error:

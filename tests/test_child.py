@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,3 +25,21 @@ def test_a_command_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match="did not end in 0 minutes"):
         child.logged(["sleep", "60"], tmp_path / "log", os.environ, 0.2)
     assert time.monotonic() - started < 30
+
+
+def test_an_interrupt_that_gets_lost_ends_the_run_at_the_next_child() -> None:
+    code = (
+        "import signal, weakref\n"
+        "from release import child, cli\n"
+        "class It: pass\n"
+        "signal.signal(signal.SIGINT, cli._interrupt)\n"
+        # Python ignores what a callback of a weak reference raises.
+        "ref = weakref.ref(It(), lambda _: signal.raise_signal(signal.SIGINT))\n"
+        "print('goes on')\n"
+        "with child.running(['echo', 'started']): pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "goes on\n"
+    assert "KeyboardInterrupt" in done.stderr.splitlines()[-1]
