@@ -20,18 +20,19 @@ pytestmark = pytest.mark.lab
 # cancelled), 3 to 10 the blobs, 11 the manifest, 12 to 17 the blobs of its attestation, 18 and 19
 # the attestation and the tag; 20 to 22 the configuration and the manifest of the modules alone, 23
 # to 30 its attestation and its tag; 31 the draft, 32 to 35 its assets, 36 its publication, 37 the
-# tag for the Desktop version; then `latest`: 38 to 41 its blobs, 42 its manifest, 43 and 44 the
-# blob of its record, 45 the record, 46 the tag. "before" is killed without the effect, "after" with
-# it. Every effect has its turn in test_crown_recorded.py, where nothing is really built and booted.
+# tag for the Desktop version; then `latest`: 38 to 41 its blobs, 42 its manifest, 43 to 49 its
+# attestation, 50 and 51 the blob of its record, 52 the record, 53 the tag. "before" is killed
+# without the effect, "after" with it. Every effect has its turn in test_crown_recorded.py, where
+# nothing is really built and booted.
 POINTS: tuple[tuple[int, Literal["before", "after"]], ...] = (
     (11, "after"),
     (19, "before"),
     (33, "after"),
     (36, "before"),
     (37, "after"),
-    (45, "after"),
+    (52, "after"),
 )
-LAST = 46
+LAST = 53
 
 
 @dataclass(frozen=True)
