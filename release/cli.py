@@ -8,12 +8,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -64,6 +64,7 @@ from release.state import NAME as STATE
 from release.state import Key, State
 from release.sync import behind, move_tags, run
 from release.tarballs import NAME as TARBALLS
+from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
 from release.world import STOP, News, Step, World, native_platform, platform_of
 
@@ -196,7 +197,7 @@ def cli(log_level: str) -> None:
     "--subjects",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the checksums of what was built and published to this file, to be signed. What an "
-    "earlier run published so and did not live to have signed is built again.",
+    "earlier run published so and did not live to have signed is named again.",
 )
 def sync(
     path: Path,
@@ -220,27 +221,14 @@ def sync(
         received = None
         if delivered and expected:
             received = handover.receive(delivered, handover.read_jobs(expected))
-        news, observed = world.look()
-        entries = news.kernels.merge(world.versions.kernels)
-        desktop = world.desktops(entries, news)
-        turn = bool(subjects and not expected) and world.is_turn_of_signatures(entries, observed)
-        observed = world.inspect(entries, observed, desktop, none=turn, whole=verify)
-        chosen = choose(entries, only, desktop) if only else None
-        draw = partial(
-            world.plan,
-            entries,
-            observed,
-            desktop=desktop,
-            chosen=chosen,
-            force=force,
-            tried=received or (),
-        )
+        seen = _look(world, only, verify=verify, turns=bool(subjects and not expected))
+        news, observed, entries = seen.news, seen.observed, seen.entries
+        draw = partial(seen.plan, world, entries, force=force, tried=received or ())
         targets, unread = draw()
         late, unseen = behind(world, entries, observed)
-        to_do = any(target.to_do for target in targets)
         # Who publishes for a plan is not idle, or was called by one that found something.
-        if subjects and (turn or verify or expected or to_do or late or news.worth_recording):
-            unsigned, unlooked = world.unsigned(entries, observed, chosen=chosen, whole=verify)
+        if subjects and (expected or seen.is_busy(targets, late)):
+            unsigned, unlooked = seen.unsigned(world)
             unseen += unlooked
             if unsigned:
                 targets, unread = draw(unsigned=unsigned)
@@ -283,6 +271,59 @@ def sync(
         report.requests(world.http.requests, world.versions.request_budget)
     report.outcomes(outcomes, json_to, failures)
     return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What ``sync`` and ``plan`` go by.
+
+    Attributes:
+        entries: the recorded ones, and what is new upstream.
+        chosen: slugs to work on, None for all.
+        turn: whether signatures are looked at in place of a tag in this run.
+        verify: whether all of both are.
+    """
+
+    news: News
+    observed: Observed
+    entries: Sequence[Entry]
+    desktop: Mapping[str, Sequence[str]]
+    chosen: frozenset[str] | None
+    turn: bool
+    verify: bool
+
+    def plan(
+        self, world: World, entries: Sequence[Entry], **how: Any
+    ) -> tuple[list[Target], list[ReleaseError]]:
+        """:meth:`World.plan` of these entries."""
+        return world.plan(entries, self.observed, desktop=self.desktop, chosen=self.chosen, **how)
+
+    def is_busy(self, targets: Iterable[Target], late: Collection[str]) -> bool:
+        """Whether a run that has its work signed looks at signatures: an idle one in turn only."""
+        to_do = any(target.to_do for target in targets)
+        return bool(self.turn or self.verify or to_do or late or self.news.worth_recording)
+
+    def unsigned(self, world: World) -> tuple[frozenset[str], list[ReleaseError]]:
+        """:meth:`World.unsigned` of what is chosen."""
+        return world.unsigned(self.entries, self.observed, chosen=self.chosen, whole=self.verify)
+
+
+def _look(
+    world: World, only: Sequence[str], *, verify: bool, turns: bool, whole: bool = False
+) -> _Seen:
+    """Looks at the outside worlds.
+
+    Args:
+        turns: whether signatures are looked at in turn with tags.
+        whole: read every list of tags to its end.
+    """
+    news, observed = world.look(whole=whole)
+    entries = news.kernels.merge(world.versions.kernels)
+    desktop = world.desktops(entries, news)
+    turn = turns and world.is_turn_of_signatures(entries, observed)
+    observed = world.inspect(entries, observed, desktop, none=turn, whole=verify)
+    chosen = choose(entries, only, desktop) if only else None
+    return _Seen(news, observed, entries, desktop, chosen, turn, verify)
 
 
 def _tell_behind(world: World, late: Iterable[str]) -> None:
@@ -342,22 +383,17 @@ def plan_(
     with _report() as report:
         file = handover.copy(path, to) if to else path
         world = _world(file, here, handover.RUNNERS if to else ())
-        news, observed = world.look(whole=not to)
-        entries = news.kernels.merge(world.versions.kernels)
-        desktop = world.desktops(entries, news)
-        turn = bool(to) and world.is_turn_of_signatures(entries, observed)
-        observed = world.inspect(entries, observed, desktop, none=turn, whole=verify)
-        chosen = choose(entries, only, desktop) if only else None
-        draw = partial(world.plan, observed=observed, desktop=desktop, chosen=chosen, force=force)
+        seen = _look(world, only, verify=verify, turns=bool(to), whole=not to)
+        news, observed, entries = seen.news, seen.observed, seen.entries
+        draw = partial(seen.plan, world, force=force)
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
         unsigned: frozenset[str] = frozenset()
         late, unseen = behind(world, entries, observed)
         if to:
-            to_do = any(target.to_do for target in targets)
-            if turn or verify or to_do or late or news.worth_recording:
-                unsigned, unlooked = world.unsigned(entries, observed, chosen=chosen, whole=verify)
+            if seen.is_busy(targets, late):
+                unsigned, unlooked = seen.unsigned(world)
                 unfound += unlooked
             world.record(news)
             unfound += world.find_platforms(world.share(targets, observed, limit=limit).targets)
@@ -526,14 +562,8 @@ def _step_command(step: Step, text: str) -> None:
     @_jobs_option
     @_builder_option
     @_platform_option
-    def command(
-        refs: tuple[str, ...],
-        path: Path,
-        json_to: Path | None,
-        jobs: int,
-        here: tuple[Platform, ...],
-    ) -> int:
-        return _work(step, refs, path, json_to, jobs, here)
+    def command(**options: Any) -> int:
+        return _work(step, **options)
 
 
 _step_command(Step.BUILD, "Build module images; leaves cache/zfs-SLUG.tar and install-zfs:SLUG.")

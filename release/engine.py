@@ -150,8 +150,8 @@ class Engine:
             self._check_builder(named)
         else:
             self._check_own()
-        for platform in sorted(emulated):
-            self._check_platform(named or "", platform)
+        if emulated:
+            self._check_platforms(named or "", emulated)
 
     def _check_own(self) -> None:
         status = self._client.info().get("DriverStatus") or []
@@ -187,13 +187,13 @@ class Engine:
                 hint=f"try: docker buildx inspect --bootstrap {name}",
             )
 
-    def _check_platform(self, name: str, platform: Platform) -> None:
+    def _check_platforms(self, name: str, platforms: Collection[Platform]) -> None:
         """Raises:
-        PreflightError: programs of the platform cannot be run where images are built.
+        PreflightError: programs of one of them cannot be run where images are built.
         """
         about = self._buildx("inspect", "--bootstrap", *filter(None, [name]))
         listed = re.findall(r"^Platforms: *(.*)$", about, re.MULTILINE)
-        if platform not in re.split(r"[*, ]+", " ".join(listed)):
+        for platform in sorted(set(platforms).difference(re.split(r"[*, ]+", " ".join(listed)))):
             raise PreflightError(
                 f"the builder cannot run programs for {platform}",
                 on=f"docker buildx, {name or 'the default builder'}",

@@ -23,10 +23,10 @@ def sideload_tar(cache: Path, slug: str, platform: Platform) -> Path:
 def save_tar(cache: Path, image: Reference, entry: Entry, built: Built) -> Path:
     """Writes the sideload tar of a module image.
 
+    It has the published name beside the local one: the image's own messages name that.
+
     Args:
         image: the repository of the module images.
-
-    It has the published name beside the local one: the image's own messages name that.
     """
     tar = sideload_tar(cache, entry.slug, built.platform)
     local = Reference("docker.io", "library/install-zfs").with_tag(entry.slug)

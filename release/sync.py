@@ -138,11 +138,11 @@ def move_tags(
     """Brings ``latest`` to what is published now, and ``build`` if it is behind; None where all is
     well.
 
+    What goes wrong with one is told, and takes nothing from the kernels that are published.
+
     Args:
         late: those that :func:`behind` names.
         sign: takes what is published now, for others to sign.
-
-    What goes wrong with one is told, and takes nothing from the kernels that are published.
     """
     published = any(one.status is Status.PUBLISHED for one in outcomes)
     steps: dict[str, Callable[[], Subject | None]] = {

@@ -326,16 +326,17 @@ class World:
             The targets, and why ZFS versions could not be looked up.
         """
         policy = self.versions.openzfs.policy
-        wanted = self.versions.platforms
-        draft = plan(
+        draw = partial(
+            plan,
             entries,
             observed,
             platforms=self.platforms,
-            wanted=wanted,
+            wanted=self.versions.platforms,
             chosen=chosen,
             desktop=desktop,
             unsigned=unsigned,
         )
+        draft = draw()
         choices: dict[str, Choice] = {}
         failures: dict[str, ReleaseError] = {}
         for entry in open_questions(draft, policy):
@@ -346,18 +347,7 @@ class World:
                 choice = Unread(f"which ZFS it is to have could not be found out: {error.summary}")
             if choice:
                 choices[entry.slug] = choice
-        draw = partial(
-            plan,
-            entries,
-            observed,
-            platforms=self.platforms,
-            wanted=wanted,
-            chosen=chosen,
-            unsigned=unsigned,
-            policy=policy,
-            choices=choices,
-            desktop=desktop,
-        )
+        draw = partial(draw, policy=policy, choices=choices)
         held: dict[str, Mapping[Platform, str]] = {}
         if self.state.attempts and not force:
             state = self.state.succeeded(tried)
