@@ -124,7 +124,9 @@ def _root_image(suite: Suite, here: Mirrors, logs: Path) -> str:
     log.info("%s cannot be pulled, made by debootstrap", hub)
     name = f"install-zfs-lab/root:{suite.key}"
     with tempfile.TemporaryDirectory(prefix="install-zfs-lab.") as work:
-        tree, tar = Path(work, "root"), Path(work, "root.tar")
+        tree, tar, wgetrc = Path(work, "root"), Path(work, "root.tar"), Path(work, "wgetrc")
+        # debootstrap downloads with wget, which gives up at the first name that is not resolved.
+        wgetrc.write_text("retry_on_host_error = on\nretry_connrefused = on\n")
         debootstrap: list[str | Path] = ["debootstrap", "--variant=minbase"]
         debootstrap += [f"--arch={suite.architecture}"]
         if here.archive.startswith("https:"):
@@ -133,6 +135,7 @@ def _root_image(suite: Suite, here: Mirrors, logs: Path) -> str:
             f"Debian {suite.key}, debootstrap",
             [*debootstrap, suite.name, tree, here.archive],
             logs=logs,
+            env={"WGETRC": str(wgetrc)},
         )
         kept_out = ["./dev/*", "./var/cache/apt/*", "./var/lib/apt/lists/*", "./var/log/*"]
         run(
