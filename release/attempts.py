@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from release.versions import Entry
 
 _CODE = ("Dockerfile", "builders.yaml", "image/*", "loader/*", "release/*.py", "release/*.sh")
 """What of our own has a say in how a build or a test ends."""
+_NOT_THERE = "-"
 
 
 def code_digest(project: Path) -> str:
@@ -32,29 +33,41 @@ def settings(entry: Entry) -> str:
     return "; ".join(f"{name}: {value}" for name, value in named.items() if value)
 
 
+def as_text(looked_at: Mapping[str, str | None]) -> str:
+    """How :class:`Inputs` has what was looked at in place of a builder."""
+    return ", ".join(f"{image} {digest or _NOT_THERE}" for image, digest in looked_at.items())
+
+
 def held(
-    targets: Iterable[Target], state: State, code: str, head: Callable[[Reference], Digest | None]
+    targets: Iterable[Target],
+    state: State,
+    code: str,
+    digests: Callable[[Collection[Reference]], Mapping[Reference, Digest | None]],
 ) -> dict[str, Mapping[Platform, str]]:
     """By slug and platform, why what is to be done has to wait.
 
     Args:
         code: what :func:`code_digest` is now.
-        head: the digest behind an image; asked of builders whose kernel would wait otherwise.
+        digests: what is behind images, of those that it looks at, None where nothing is; asked of
+            builders whose kernels would wait otherwise.
     """
-    found: dict[str, Mapping[Platform, str]] = {}
-    for target in targets:
-        slug = target.entry.slug
-        waiting = {
-            platform: _reason(attempt)
-            for platform in target.platforms
-            if target.to_do
-            and (attempt := state.attempts.get((slug, platform)))
-            and attempt.times >= MOST_ATTEMPTS
-            and _same(target, platform, attempt.inputs, code, head)
-        }
-        if waiting:
-            found[slug] = waiting
-    return found
+    waiting = {
+        (target.entry.slug, platform): attempt
+        for target in targets
+        for platform in target.platforms
+        if target.to_do
+        and (attempt := state.attempts.get((target.entry.slug, platform)))
+        and attempt.times >= MOST_ATTEMPTS
+        and _same(target, platform, attempt.inputs, code)
+    }
+    before = {key: _builders(attempt.inputs) for key, attempt in waiting.items()}
+    now = digests({image for images in before.values() for image in images})
+    found: dict[str, dict[Platform, str]] = {}
+    for (slug, platform), attempt in waiting.items():
+        images = before[slug, platform]
+        if all(now.get(image, digest) == digest for image, digest in images.items()):
+            found.setdefault(slug, {})[platform] = _reason(attempt)
+    return dict(found)
 
 
 def _reason(attempt: Attempt) -> str:
@@ -64,13 +77,8 @@ def _reason(attempt: Attempt) -> str:
     )
 
 
-def _same(
-    target: Target,
-    platform: Platform,
-    inputs: Inputs,
-    code: str,
-    head: Callable[[Reference], Digest | None],
-) -> bool:
+def _same(target: Target, platform: Platform, inputs: Inputs, code: str) -> bool:
+    """Whether all is as it was but, maybe, the digests of builders."""
     known = (target.entry.platforms.get(platform), target.zfs, code, settings(target.entry))
     if known != (inputs.kernel, inputs.zfs, inputs.code, inputs.settings):
         return False
@@ -79,6 +87,16 @@ def _same(
         return named is None
     builder = Reference.parse(inputs.builder)
     # Where another platform was published meanwhile, the entry names what had been found before.
-    if named and named.digest is None and named != replace(builder, digest=None):
-        return False
-    return not builder.tag or head(builder.name.with_tag(builder.tag)) == builder.digest
+    return not named or named.digest is not None or named == replace(builder, digest=None)
+
+
+def _builders(inputs: Inputs) -> dict[Reference, str | None]:
+    """The images that an attempt had its compiler from, or might have had, with their digests."""
+    if not inputs.builder:
+        each = (one.partition(" ") for one in inputs.looked_at.split(", ") if one)
+        return {
+            Reference.parse(image): None if digest == _NOT_THERE else digest
+            for image, _, digest in each
+        }
+    builder = Reference.parse(inputs.builder)
+    return {builder.name.with_tag(builder.tag): builder.digest} if builder.tag else {}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from release.build import PROJECT, Builder
 from release.compiler import Compiler, banner_compiler
-from release.errors import ConfigurationError, ResolveError, UnbuildableError
+from release.errors import ConfigurationError, NoBuilderError, ResolveError
 from release.kernel import KernelFiles, configured_compiler
-from release.reference import Platform, Reference
+from release.reference import Digest, Platform, Reference
 from release.registry import Registry
 from release.resolve import BuilderImage, BuilderSource, Kernel
 from release.tags import ImageTag
@@ -48,6 +48,15 @@ class Choice:
     def __str__(self) -> str:
         text = f"{self.builder.image} ({self.builder.source}), {self.compiler}"
         return "; not ".join((text, *self.passed_over))
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """Why something cannot be the builder; None for what is no image, or is not there."""
+
+    why: str
+    image: Reference | None = None
+    digest: Digest | None = None
 
 
 def load_table(path: Path) -> tuple[Row, ...]:
@@ -130,7 +139,7 @@ def choose_builder(
         table: in place of the project's.
 
     Raises:
-        UnbuildableError: none is known; with all that were looked at.
+        NoBuilderError: none is known; with all that were looked at.
         ResolveError: the entry names one that is not there or has another compiler.
         UpstreamError: one could not be looked at, which does not mean that it is not there.
     """
@@ -141,6 +150,7 @@ def choose_builder(
         files = builder.usable_files(kernel, platform, smoke=entry.smoke)
     wanted = kernel_compiler(files)
     refused: dict[str, str] = {}
+    looked_at: dict[str, str | None] = {}
     for source, text in candidates(entry, kernel, files, wanted, load_table(table or TABLE)):
         name = _whole(text)
         if name in refused:
@@ -150,25 +160,28 @@ def choose_builder(
             if ahead and (source, text) == named
             else _look(registry, builder, source, text, platform)
         )
-        if isinstance(found, str):
-            why = found
+        if isinstance(found, _Unfit):
+            unfit = found
         elif wanted and not found[1].same(wanted):
-            why = f"has {found[1]}"
+            unfit = _Unfit(f"has {found[1]}", found[0].image, found[0].digest)
         else:
             return Choice(*found, tuple(refused.values()))
         if source is BuilderSource.ENTRY:
             raise ResolveError(
-                f"its builder {why}"
-                + ("" if isinstance(found, str) else f", the kernel was compiled by {wanted}"),
+                f"its builder {unfit.why}"
+                + ("" if found is unfit else f", the kernel was compiled by {wanted}"),
                 on=str(entry.image),
                 detail=f"builder: {name}",
                 hint="correct builder: in its entry of versions.yaml, or remove it",
             )
-        refused[name] = f"{source} {name}: {why}"
+        refused[name] = f"{source} {name}: {unfit.why}"
+        if unfit.image:
+            looked_at[name] = unfit.digest
     tried = "; ".join(refused.values()) or "nothing names one"
-    raise UnbuildableError(
+    raise NoBuilderError(
         f"no image with this kernel's compiler ({wanted or 'which it does not name'}) is known: "
         f"{tried}",
+        looked_at,
         on=str(entry.image),
         hint="write builder: in its entry of versions.yaml",
     )
@@ -188,22 +201,24 @@ def _look(
     source: BuilderSource,
     text: str,
     platform: Platform,
-) -> tuple[BuilderImage, Compiler] | str:
+) -> tuple[BuilderImage, Compiler] | _Unfit:
     """An image and its compiler, or why it cannot be the builder."""
     try:
         image = Reference.parse(text)
     except ConfigurationError:
-        return "is no image reference"
+        return _Unfit("is no image reference")
     digest = registry.head(image)
     if not digest:
-        return "is not there"
+        return _Unfit("is not there", image)
     found = BuilderImage(image, digest, source)
     compiler = builder.known_compiler(found, platform)
     if not compiler:
         # Once for each digest: a GET counts as a pull.
         document = registry.get(found.pinned)
         if platform not in registry.platforms(found.pinned, document):
-            return f"is not for {platform}"
+            return _Unfit(f"is not for {platform}", image, digest)
         compiler = builder.compiler(found, platform)
     parsed = Compiler.parse(compiler)
-    return (found, parsed) if parsed else f"has no compiler that is known here ({compiler})"
+    if not parsed:
+        return _Unfit(f"has no compiler that is known here ({compiler})", image, digest)
+    return found, parsed

@@ -7,6 +7,7 @@ Each error says what failed, on which object, and what to do next. Anything that
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import ClassVar
 
@@ -91,6 +92,19 @@ class ResolveError(TargetError):
 
 class UnbuildableError(TargetError):
     """This kernel cannot be built for, for a reason that lies upstream: it is skipped."""
+
+
+class NoBuilderError(UnbuildableError):
+    """No image is known that has the kernel's compiler.
+
+    Attributes:
+        looked_at: the images that might have had it, each with the digest that it had; None where
+            it was not there.
+    """
+
+    def __init__(self, what: str, looked_at: Mapping[str, str | None], **more: str) -> None:
+        super().__init__(what, **more)
+        self.looked_at = looked_at
 
 
 class LackingError(UnbuildableError):

@@ -42,6 +42,8 @@ class Inputs:
         code: of our own files that have a say in it, see :func:`release.attempts.code_digest`.
         builder: the image with the compiler, by tag and digest; empty where none was found.
         settings: the entry's own words on how to build and test.
+        looked_at: where no builder was found, the images that might have been one, each with the
+            digest that it had, or ``-`` where it was not there.
     """
 
     kernel: str
@@ -49,6 +51,7 @@ class Inputs:
     code: str
     builder: str = ""
     settings: str = ""
+    looked_at: str = ""
 
 
 @dataclass(frozen=True)

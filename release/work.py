@@ -16,6 +16,7 @@ from release.builders import choose_builder
 from release.errors import (
     BuildError,
     LackingError,
+    NoBuilderError,
     NotYetError,
     PublishError,
     ReleaseError,
@@ -189,7 +190,12 @@ class Work:
         return status, reason
 
     def _try(
-        self, entry: Entry, kernel: Kernel, platform: Platform, builder: BuilderImage | None
+        self,
+        entry: Entry,
+        kernel: Kernel,
+        platform: Platform,
+        builder: BuilderImage | None = None,
+        looked_at: str = "",
     ) -> None:
         """Notes down what is about to be built and tested."""
         image = replace(builder.image, digest=builder.digest) if builder else ""
@@ -200,6 +206,7 @@ class Work:
             self.world.code,
             str(image),
             attempts.settings(entry),
+            looked_at,
         )
 
     def _take(
@@ -340,6 +347,11 @@ class Work:
             )
             for platform, error in errors.items()
         ]
+        if lost and not target.entry.platforms and self.until >= Step.PUBLISH:
+            # By its digests it is known again as what failed.
+            found = replace(target.entry, digest=entry.digest, platforms=entry.platforms)
+            with self.lock:
+                world.versions = versions.revise(world.versions, target.entry, found)
         done = self._deliver(target, entry, kernel, made, kept, said, started)
         return [*done, *lost, *self._elsewhere(target, entry)]
 
@@ -379,10 +391,14 @@ class Work:
         """The module image of one platform, built or fetched, and what it was built with."""
         if entry.smoke == SMOKE_HOST and self.until >= Step.SMOKE:
             self._check_machine(entry, kernel, platform)
-        self._try(entry, kernel, platform, None)
+        self._try(entry, kernel, platform)
         if there:
             return self._fetch(entry, kernel, platform, there), None
-        builder = self._builder(entry, kernel, platform)
+        try:
+            builder = self._builder(entry, kernel, platform)
+        except NoBuilderError as error:
+            self._try(entry, kernel, platform, looked_at=attempts.as_text(error.looked_at))
+            raise
         self._try(entry, kernel, platform, builder)
         return self._build(entry, kernel, platform, builder), builder.image
 

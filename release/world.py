@@ -39,7 +39,7 @@ from release.plan import (
 )
 from release.poll import Polled, poll
 from release.recollect import recollect
-from release.reference import DOCKER_HUB, Platform, Reference, architecture, parse_platform
+from release.reference import DOCKER_HUB, Digest, Platform, Reference, architecture, parse_platform
 from release.registry import Registry
 from release.resolve import (
     find_digests,
@@ -230,11 +230,13 @@ class World:
         """
         wanted = {} if none and not whole else digests_to_be(entries, observed, desktop)
         names = tuple(wanted) if whole else drift.share(wanted, self.minute)
+        found = self._digests([self.versions.image.with_tag(name) for name in names])
+        return observed.with_digests(dict(zip(names, found, strict=True)))
+
+    def _digests(self, images: Sequence[Reference]) -> list[Digest | None]:
+        """What is behind each image, looked at without a pull."""
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-            found = pool.map(
-                lambda name: self.registry.head(self.versions.image.with_tag(name)), names
-            )
-            return observed.with_digests(dict(zip(names, found, strict=True)))
+            return list(pool.map(self.registry.head, images))
 
     def unsigned(
         self,
@@ -314,6 +316,7 @@ class World:
         force: bool = False,
         tried: Collection[Key] = (),
         unsigned: Collection[str] = (),
+        whole: bool = False,
     ) -> tuple[list[Target], list[ReleaseError]]:
         """What is to be done, with the ZFS version of each kernel for which that matters.
 
@@ -321,9 +324,10 @@ class World:
             force: try again what failed too often with the same inputs.
             unsigned: slugs of what is published and was to be signed.
             tried: what was tried again already, in this run, and counts whatever came before.
+            whole: look at all builders of what failed too often, and not at this run's share.
 
         Returns:
-            The targets, and why ZFS versions could not be looked up.
+            The targets, and why ZFS versions or builders could not be looked up.
         """
         policy = self.versions.openzfs.policy
         draw = partial(
@@ -351,8 +355,26 @@ class World:
         held: dict[str, Mapping[Platform, str]] = {}
         if self.state.attempts and not force:
             state = self.state.succeeded(tried)
-            held = attempts.held(draw(), state, self.code, self.registry.head)
+            look = partial(self._builders, failures=failures, whole=whole)
+            held = attempts.held(draw(), state, self.code, look)
         return draw(held=held), list(failures.values())
+
+    def _builders(
+        self, images: Collection[Reference], *, failures: dict[str, ReleaseError], whole: bool
+    ) -> dict[Reference, Digest | None]:
+        """The digests of builders, as far as they are looked at in this run.
+
+        Args:
+            failures: takes why one could not be looked at, which changes nothing of it.
+        """
+        names = {str(image): image for image in images}
+        drawn = sorted(names) if whole else drift.share(names, self.minute)
+        wanted = [names[name] for name in drawn]
+        try:
+            return dict(zip(wanted, self._digests(wanted), strict=True))
+        except UpstreamError as error:
+            failures[str(error)] = error
+            return {}
 
     @cached_property
     def restorer(self) -> Restorer:

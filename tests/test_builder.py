@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from release import state
 from release.build import Builder
 from release.builders import TABLE, Choice, candidates, choose_builder, load_table
 from release.compiler import Compiler
@@ -15,6 +16,7 @@ from release.kernel import KernelFiles
 from release.reference import Digest, Platform, Reference
 from release.registry import Registry
 from release.resolve import EPOCH, BuilderSource, Kernel, find_digests, read_kernel
+from release.state import MOST_ATTEMPTS
 from release.versions import Entry, parse
 from tests.lab.debian import TRIXIE
 from tests.lab.registry import Registry as LabRegistry
@@ -228,6 +230,29 @@ def test_a_lying_label_alone_skips_the_kernel_before_anything_is_compiled(
     assert "(gcc (Debian 12.2.0-" in outcome["reason"]
     assert f"label {wrong}: has gcc (Debian 14.2.0-" in outcome["reason"]
     assert "6.1.1-builder: is not there" in outcome["reason"]
+    assert not bench.compiled
+
+
+@pytest.mark.lab
+def test_what_no_builder_is_known_for_is_tried_again_when_upstream_pushes_one(
+    bench: Bench, wrong: str
+) -> None:
+    image = bench.variant("early", label=wrong)
+    bench.setup.write_versions(f"  - image: {image}\n    zfs: 2.1.11\n")
+    for times in range(1, MOST_ATTEMPTS + 1):
+        assert bench.setup.run("sync").outcomes[0]["status"] == "skipped"
+        failed = state.load(bench.setup.directory / state.NAME)
+        (attempt,) = failed.attempts.values()
+        assert attempt.times == times
+    assert attempt.inputs.looked_at.split(", ") == [
+        f"{wrong} {bench.registry.head(Reference.parse(wrong))}",
+        f"{image.with_tag('6.1.1-builder')} -",
+        f"{bench.host}/linuxkit/kernel:6.1.1-builder -",
+    ]
+    waits = "failed 3 times with the same inputs (no image with this kernel's compiler"
+    assert waits in bench.setup.run("sync", "--verify").outcomes[0]["reason"]
+    tag_beside(bench.setup.world.registry(), image, bench.kernel.builder)
+    assert waits not in bench.setup.run("plan", "--verify").stdout
     assert not bench.compiled
 
 

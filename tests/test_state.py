@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -98,16 +99,21 @@ def targets(entry: Entry = ENTRY, **held: object) -> list[Target]:
     return plan.plan([entry], nothing, platforms=frozenset({AMD64, ARM64}), **held)  # type: ignore[arg-type]
 
 
-def head(reference: Reference) -> Digest:
-    assert str(reference) == "docker.io/linuxkit/alpine:1"
-    return BUILDER
+ALPINE = Reference.parse("linuxkit/alpine:1")
+IS_THERE: Mapping[Reference, Digest | None] = MappingProxyType({ALPINE: BUILDER})
 
 
 def held(
-    one: State, entry: Entry = ENTRY, code: str = INPUTS.code, builder: Digest = BUILDER
+    one: State,
+    entry: Entry = ENTRY,
+    code: str = INPUTS.code,
+    there: Mapping[Reference, Digest | None] = IS_THERE,
 ) -> bool:
-    def look(reference: Reference) -> Digest:
-        return builder if head(reference) else OTHER
+    """Whether the kernel waits; ``there`` is what is seen of images, no others may be asked for."""
+
+    def look(images: Collection[Reference]) -> Mapping[Reference, Digest | None]:
+        assert set(images) <= {*there, *IS_THERE}
+        return there
 
     return ENTRY.slug in attempts.held(targets(entry), one, code, look)
 
@@ -120,7 +126,10 @@ def test_three_failures_wait_until_an_input_changes() -> None:
     assert not held(changed, replace(ENTRY, platforms=kernels))
     assert not held(changed, replace(ENTRY, zfs="2.1.6"))
     assert not held(changed, code="sha256:other")
-    assert not held(changed, builder=OTHER)
+    assert not held(changed, there={ALPINE: OTHER})
+    assert not held(changed, there={ALPINE: None})
+    # What was not looked at in this run has not changed.
+    assert held(changed, there={})
     builder = Reference.parse("linuxkit/alpine:2")
     assert not held(changed, replace(ENTRY, builder=builder))
     assert not held(changed, replace(ENTRY, headers_from=builder))
@@ -128,6 +137,17 @@ def test_three_failures_wait_until_an_input_changes() -> None:
     assert held(changed, replace(ENTRY, builder=Reference.parse("linuxkit/alpine:1")))
     # Without a builder there is none to ask.
     assert held(failing(MOST_ATTEMPTS, replace(INPUTS, builder="")))
+
+
+def test_a_kernel_without_a_builder_waits_until_one_appears() -> None:
+    beside, wrong = Reference.parse("linuxkit/kernel:5.4.39-builder"), ALPINE
+    looked_at = attempts.as_text({str(beside): None, str(wrong): OTHER})
+    waits = failing(MOST_ATTEMPTS, replace(INPUTS, builder="", looked_at=looked_at))
+    assert held(waits, there={beside: None, wrong: OTHER})
+    assert not held(waits, there={beside: BUILDER, wrong: OTHER})
+    assert not held(waits, there={beside: None, wrong: BUILDER})
+    assert not held(waits, there={beside: None, wrong: None})
+    assert not held(waits, replace(ENTRY, builder=ALPINE), there={beside: None, wrong: OTHER})
 
 
 def test_one_platform_that_waits_holds_up_no_other() -> None:
@@ -179,13 +199,13 @@ def test_our_own_code_is_an_input(project: Path, name: str) -> None:
 # The command line
 
 
-def failed_before(desk: Desk, times: int = MOST_ATTEMPTS) -> None:
+def failed_before(desk: Desk, times: int = MOST_ATTEMPTS, looked_at: str = "") -> None:
     """The kernel that the Desk's list names failed before, with what is so now."""
     platform = native_platform()
     desk.path.write_text(
         desk.head + desk.entry + f"  platforms: {{{platform}: {desk.digest}}}\n  zfs: 0.8.4\n"
     )
-    inputs = Inputs(desk.digest, "0.8.4", attempts.code_digest(PROJECT))
+    inputs = Inputs(desk.digest, "0.8.4", attempts.code_digest(PROJECT), looked_at=looked_at)
     one = State()
     for _ in range(times):
         one = one.failed(("linuxkit-kernel-5.4.39", platform), inputs, "the build failed")
@@ -204,6 +224,35 @@ def test_plan_and_status_say_what_waits_and_force_overrides(desk: Desk) -> None:
     assert said not in run.stdout
     failed_before(desk, MOST_ATTEMPTS - 1)
     assert said not in desk.run("plan").stdout
+
+
+WAITS = "failed 3 times with the same inputs"
+
+
+def test_a_builder_that_upstream_pushes_later_is_noticed(desk: Desk) -> None:
+    failed_before(desk, looked_at=f"{desk.registry.host}/linuxkit/kernel:5.4.39-builder -")
+    assert WAITS in desk.run("plan").stdout
+    desk.registry.put("linuxkit/kernel", "5.4.39-builder", {})
+    run = desk.run("plan")
+    (line,) = (line for line in run.stdout.splitlines() if "linuxkit/kernel:5.4.39" in line)
+    assert line.split()[0] == "publish"
+
+
+def test_a_builder_that_cannot_be_looked_at_has_not_changed(desk: Desk) -> None:
+    failed_before(desk, looked_at="127.0.0.1:1/linuxkit/alpine:1 -")
+    run = desk.run("plan")
+    assert WAITS in run.stdout
+    assert run.exit_code == 3
+    assert "127.0.0.1:1" in run.stderr
+
+
+def test_builders_have_their_turns(desk: Desk) -> None:
+    names = [f"{desk.registry.host}/builders/kernel:{number}" for number in range(20)]
+    failed_before(desk, looked_at=attempts.as_text(dict.fromkeys(names)))
+    for arguments, looks in ((["plan"], 1), (["plan", "--verify"], 20)):
+        before = desk.registry.count("HEAD /v2/builders/kernel/manifests/")
+        assert WAITS in desk.run(*arguments).stdout
+        assert desk.registry.count("HEAD /v2/builders/kernel/manifests/") - before == looks
 
 
 def test_an_old_look_is_told_of(desk: Desk) -> None:
