@@ -220,7 +220,9 @@ def sync(
         world.check_credentials()
         received = None
         if delivered and expected:
-            received = handover.receive(delivered, handover.read_jobs(expected))
+            planned = handover.read_plan(expected)
+            received = handover.receive(delivered, planned.jobs)
+            world.minute = planned.minute
         seen = _look(world, only, verify=verify, turns=bool(subjects and not expected))
         news, observed, entries = seen.news, seen.observed, seen.entries
         draw = partial(seen.plan, world, entries, force=force, tried=received or ())
@@ -453,7 +455,7 @@ def _hand_over_plan(
     if world.stopped:
         report.warn(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
         jobs, worth = [], False
-    handover.write_jobs(jobs, to)
+    handover.write_plan(handover.Plan(tuple(jobs), world.minute), to)
     report.output(
         matrix=handover.matrix(jobs),
         build=str(bool(jobs)).lower(),
@@ -485,7 +487,7 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
     What failed is handed over, too, with the reason.
     """
     platform = parse_platform(platform_name)
-    jobs = {job.key: job for job in handover.read_jobs(planned)}
+    jobs = {job.key: job for job in handover.read_plan(planned).jobs}
     job = jobs.get((slug, platform))
     if not job:
         raise ConfigurationError("is not in the plan", on=f"{slug} {platform}", hint="plan again")

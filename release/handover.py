@@ -84,6 +84,19 @@ class Job:
         return f"{self.slug}-{architecture(self.platform)}"
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a plan hands over.
+
+    Attributes:
+        minute: by which its lots were drawn, see :func:`release.drift.share`: who publishes for it
+            looks at what it saw, and at nothing else.
+    """
+
+    jobs: tuple[Job, ...]
+    minute: int
+
+
 def jobs_of(
     targets: Iterable[Target], image_tags: Iterable[str], leave_out: Collection[Key] = ()
 ) -> list[Job]:
@@ -142,7 +155,7 @@ def copy(versions: Path, to: Path) -> Path:
         )
     shutil.rmtree(to, ignore_errors=True)
     to.mkdir(parents=True)
-    write_jobs((), to)
+    write_plan(Plan((), 0), to)
     shutil.copyfile(versions, to / NAME)
     for name in (DESKTOP, STATE, TARBALLS):
         if (file := versions.with_name(name)).is_file():
@@ -154,22 +167,25 @@ def copy(versions: Path, to: Path) -> Path:
     return to / NAME
 
 
-def write_jobs(jobs: Iterable[Job], directory: Path) -> None:
-    """Adds the jobs to a plan's directory."""
-    content = json.dumps({"jobs": [asdict(job) for job in jobs]}, indent=2)
-    (directory / _PLAN).write_text(content + "\n")
+def write_plan(plan: Plan, directory: Path) -> None:
+    """Adds a plan to its directory."""
+    (directory / _PLAN).write_text(json.dumps(asdict(plan), indent=2) + "\n")
 
 
-def read_jobs(directory: Path) -> list[Job]:
-    """The jobs of a plan.
+def read_plan(directory: Path) -> Plan:
+    """What ``plan`` wrote.
 
     Raises:
         ConfigurationError: there is none.
     """
     path = directory / _PLAN
     try:
-        items = json.loads(path.read_bytes())["jobs"]
-        return [Job(**{**item, "platform": parse_platform(item["platform"])}) for item in items]
+        content = json.loads(path.read_bytes())
+        jobs = (
+            Job(**{**item, "platform": parse_platform(item["platform"])})
+            for item in content["jobs"]
+        )
+        return Plan(tuple(jobs), int(content["minute"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             "is not a plan",

@@ -185,7 +185,7 @@ class World:
 
     @cached_property
     def minute(self) -> int:
-        """Of this run, since 1970."""
+        """Of this run, or of the plan that it publishes for, since 1970."""
         return int(time.time() // 60)
 
     @property

@@ -12,7 +12,17 @@ import pytest
 
 from release import handover
 from release.errors import ConfigurationError
-from release.handover import MOST_JOBS, Delivery, Job, deliver, jobs_of, matrix, read_jobs, receive
+from release.handover import (
+    MOST_JOBS,
+    Delivery,
+    Job,
+    Plan,
+    deliver,
+    jobs_of,
+    matrix,
+    read_plan,
+    receive,
+)
 from release.http import file_digest
 from release.plan import SUMS, Target
 from release.reference import Reference, parse_digest
@@ -149,12 +159,12 @@ def test_a_plan_takes_along_what_it_was_made_from(tmp_path: Path) -> None:
         assert handover.copy(versions, to).read_text() == versions.read_text()
         for name in ("desktop.yaml", "state.json", "openzfs.yaml", "tables/b.yaml"):
             assert (to / name).read_text() == name
-        assert read_jobs(to) == []
-    handover.write_jobs([JOB], to)
-    assert read_jobs(to) == [JOB]
+        assert read_plan(to).jobs == ()
+    handover.write_plan(Plan((JOB,), 29_400_000), to)
+    assert read_plan(to) == Plan((JOB,), 29_400_000)
     # A directory of something else is not emptied.
     with pytest.raises(ConfigurationError, match="is not empty, and no plan"):
         handover.copy(versions, tmp_path)
     (to / "plan.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="is not a plan"):
-        read_jobs(to)
+        read_plan(to)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from release.drift import LOOKS
+from release import handover
+from release.drift import LOOKS, share
 from release.publish import asset_names
 from release.receipt import Receipt
 from tests.lab.github import Release
@@ -320,6 +323,23 @@ def test_a_run_looks_at_a_share_of_the_tags_and_plan_tells_what_it_sees(setup: R
     setup.registry.requests.clear()
     assert setup.run("plan").exit_code == 0
     assert setup.registry.count(f"HEAD /v2/{IMAGES}/manifests/(desktop|{SLUG})") == LOOKS
+
+
+def test_who_publishes_for_a_plan_looks_at_what_it_saw(setup: Recorded) -> None:
+    names = sorted(name for name in setup.tags() if name.startswith((SLUG, "desktop-")))
+    move_desktop(setup)
+    minutes = {share(names, minute): minute for minute in range(100)}
+    directory = setup.path.parent / "plan"
+    setup.path.with_name("nothing").mkdir()
+    for drawn in (SLUG, "desktop-4.13.0"):
+        assert setup.run("plan", "--hand-over", "plan").exit_code == 0
+        planned = handover.read_plan(directory)
+        assert 0 <= time.time() // 60 - planned.minute <= 10
+        handover.write_plan(replace(planned, minute=minutes[(drawn,)]), directory)
+        run = setup.run("sync", "--delivered", "nothing", "--expected", "plan")
+        assert run.exit_code == 0, run
+        repaired = "desktop-4.13.0 pointed to" in run.outcomes[0]["reason"]
+        assert repaired == (drawn == "desktop-4.13.0"), run
 
 
 def test_what_could_not_be_looked_at_is_not_damaged(setup: Recorded) -> None:
