@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import shutil
-import tarfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -412,8 +411,7 @@ class Builder:
         )
         layout = self.cache / "images" / name
         shutil.rmtree(layout, ignore_errors=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(layout, filter="data")
+        bounded.unpack(archive, layout)
         archive.unlink()
         return Layout(layout)
 

@@ -6,14 +6,12 @@ in the release's sideload tar; either is as good, where it has the digest that w
 
 from __future__ import annotations
 
-import lzma
 import shutil
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from release import publish
+from release import bounded, publish
 from release.build import Built
 from release.errors import NotFoundError, OtherBytesError, PublishError
 from release.github import GitHub, Release
@@ -22,8 +20,6 @@ from release.plan import asset_name
 from release.receipt import Receipt
 from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import MALFORMED, Registry
-
-_CORRUPT = (tarfile.TarError, lzma.LZMAError, EOFError, KeyError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -96,12 +92,11 @@ class Restorer:
         tar.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.github.download(asset, tar, file.digest)
-            with tarfile.open(tar, "r:xz") as archive:
-                archive.extractall(to, filter="data")
+            bounded.unpack(tar, to)
             layout = Layout(to)
             # Reading checks every blob against its digest.
             _ = (layout.config, layout.layers)
-        except (NotFoundError, OtherBytesError, PublishError, OSError, *_CORRUPT):
+        except (NotFoundError, OtherBytesError, PublishError, *bounded.CORRUPT):
             return None
         finally:
             tar.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from release import bounded
 from release.capture import (
     Captured,
     Trees,
@@ -281,8 +282,7 @@ def test_the_image_is_in_upstreams_shape(
     builder = Reference.parse("linuxkit/alpine:abc")
     layout = pack(found, tmp_path / "image", builder)
     (layer,) = layout.layers
-    with tarfile.open(layer) as tar:
-        tar.extractall(tmp_path / "files", filter="data")
+    bounded.unpack(layer, tmp_path / "files")
     files = KernelFiles.inside(tmp_path / "files")
     assert (files.kernel, files.banner, files.builder) == (None, BANNER, str(builder))
     assert files.build_id == "deadbeef"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from release import capture
+from release import bounded, capture
 from release.build import Builder
 from release.engine import Engine
 from release.http import Http
@@ -70,8 +69,7 @@ def _lay_out(files: KernelFiles, release: str, root: Path) -> Path:
     (root / "boot").mkdir(parents=True)
     (root / "etc").mkdir()
     for tar in (files.modules, files.headers):
-        with tarfile.open(tar) as archive:
-            archive.extractall(root, filter="tar")
+        bounded.unpack(tar, root, how="tar")
     shutil.copy(files.kernel, root / f"boot/vmlinuz-{release}")
     build_id = bytes.fromhex(files.build_id)
     # <elf.h>: sizes of name and content, NT_GNU_BUILD_ID.

@@ -547,6 +547,27 @@ def test_a_hostile_member_writes_and_reads_nothing_outside(tmp_path: Path, name:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["../outside", "/outside", "link/outside", "device"])
+@pytest.mark.parametrize("how", ["data", "tar"])
+def test_what_is_unpacked_stays_in_its_directory(tmp_path: Path, name: str, how: str) -> None:
+    outside = tmp_path / "outside"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        member = tarfile.TarInfo(name)
+        if name == "device":
+            member.type = tarfile.CHRTYPE
+        for one in (link, member) if name.startswith("link") else (member,):
+            tar.addfile(one)
+    with suppress(*bounded.CORRUPT):
+        bounded.unpack(tmp_path / "a.tar", tmp_path / "in" / "here", how=how)
+        # What would lead out was cut off, or is refused only where nothing is trusted.
+        assert name == "/outside" or (name, how) == ("device", "tar")
+    assert not outside.exists()
+    assert not (tmp_path / "in" / "outside").exists()
+    assert not Path("/outside").exists()
+
+
 @pytest.mark.parametrize("name", set(HOSTILE) - {"empty name"})
 def test_nothing_but_modules_leaves_the_container_that_compiled_them(
     tmp_path: Path, name: str

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from release import build, guest, publish
+from release import bounded, build, guest, publish
 from release.boot import Emulator
 from release.guest import Command
 from release.http import Http
@@ -38,8 +38,7 @@ def pulled(setup: Setup, tag: str, to: Path) -> Layout:
             file.writelines(image.save())
     finally:
         client.images.remove(reference, force=True)
-    with tarfile.open(to.with_suffix(".tar")) as tar:
-        tar.extractall(to, filter="data")
+    bounded.unpack(to.with_suffix(".tar"), to)
     return Layout(to)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import docker
 import requests
 from rich.console import Console
 
-from release import guest
+from release import bounded, guest
 from release.boot import Emulator
 from release.guest import Command
 from release.layout import Layout
@@ -93,8 +92,7 @@ def _user(setup: Setup, kernel: LabKernel) -> None:
             file.writelines(image.save())
     finally:
         client.images.remove(reference, force=True)
-    with tarfile.open(exported.with_suffix(".tar")) as tar:
-        tar.extractall(exported, filter="data")
+    bounded.unpack(exported.with_suffix(".tar"), exported)
     _say(f"Pulled. Now that very kernel, {kernel.release}, boots in QEMU and runs the image there:")
     boot = guest.run(
         [
@@ -166,8 +164,7 @@ def _kernel(setup: Setup, kernel: LabKernel) -> Path:
     finally:
         container.remove()
         client.images.remove(kernel.reference)
-    with tarfile.open(setup.directory / "kernel.tar") as tar:
-        tar.extract("kernel", to.parent, filter="data")
+    bounded.unpack(setup.directory / "kernel.tar", to.parent)
     return to
 
 

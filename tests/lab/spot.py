@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from release import initramfs
+from release import bounded, initramfs
 from release.build import Builder
 from release.engine import Engine
 from release.kernel import banner_release, read_banner
@@ -75,8 +75,7 @@ class Spot:
             part = self._root.with_name(".root.part")
             shutil.rmtree(part, ignore_errors=True)
             for tar in tars:
-                with tarfile.open(tar) as archive:
-                    archive.extractall(part, filter="tar")
+                bounded.unpack(tar, part, how="tar")
             part.rename(self._root)
         facts = self._directory / "facts"
         facts.mkdir(exist_ok=True)
