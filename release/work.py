@@ -225,6 +225,11 @@ class Work:
             for p in platforms
             if p not in kept and (one := self.delivered.get((entry.slug, p)))
         }
+        lacking = {p: one for p, one in found.items() if one.lacking}
+        if lacks_all := bool(lacking) and lacking.keys() >= wanted:
+            why = "; ".join(one.reason for one in lacking.values())
+        else:
+            found |= {p: replace(one, reason=_in_part(one.reason, p)) for p, one in lacking.items()}
         for one in found.values():
             if one.inputs:
                 with self.lock:
@@ -246,8 +251,8 @@ class Work:
         ]
         others += elsewhere(entry, wanted - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
-        if found.keys() == set(platforms) and all(one.lacking for one in found.values()):
-            raise LackingError("; ".join(one.reason for one in found.values()), on=others[0].kernel)
+        if lacks_all:
+            raise LackingError(why, on=str(entry.image))
         if not passed and not _is_whole(target, kept):
             others += untouched(target, {p: kept[p] for p in platforms if p in kept})
             with self.lock:
@@ -335,9 +340,14 @@ class Work:
                 continue
             made.append(one)
             entry = replace(entry, builder=entry.builder or builder)
-        lacking = [error for error in errors.values() if isinstance(error, LackingError)]
-        if lacking and len(lacking) == len(errors) and not made and not kept:
-            raise LackingError("; ".join(error.what for error in lacking), on=str(entry.image))
+        lacking = {p: error for p, error in errors.items() if isinstance(error, LackingError)}
+        # Whoever publishes what is handed over knows of the other platforms.
+        needed = platforms if self.hand_over else entry.wanted(world.versions.platforms)
+        if lacking and lacking.keys() >= set(needed):
+            raise LackingError(
+                "; ".join(error.what for error in lacking.values()), on=str(entry.image)
+            )
+        errors |= {p: LackingError(_in_part(error.what, p)) for p, error in lacking.items()}
         lost = [
             Outcome(
                 str(entry.image),
@@ -655,6 +665,11 @@ def _is_whole(target: Target, kept: Mapping[Platform, Built]) -> bool:
     """Whether all that was published of a kernel was brought back."""
     receipt = target.receipt
     return receipt is not None and kept.keys() >= receipt.platforms.keys()
+
+
+def _in_part(reason: str, platform: Platform) -> str:
+    """Why one platform of a kernel, to which its image lacks something, is left out."""
+    return f"{reason}; `without: [{platform}]` in its entry lets desktop-X do without it"
 
 
 def _repaired(target: Target, built: Iterable[Built]) -> str:

@@ -34,6 +34,9 @@ class Shop:
     def break_arm64(self) -> None:
         (self._recorded / "zfs.ko").unlink()
 
+    def lose_arm64_headers(self) -> None:
+        (self._recorded / "files" / "kernel-dev.tar").unlink()
+
     def mend_arm64(self) -> None:
         (self._recorded / "zfs.ko").write_bytes(self._module)
 
@@ -108,6 +111,20 @@ def test_a_platform_that_fails_on_and_on_waits(shop: Shop) -> None:
     assert set(statuses(run)) == {AMD64}
     tags = shop.setup.tags()
     assert tags[DESKTOP] == tags[shop.kernel.slug]
+
+
+@pytest.mark.parametrize("here", [BOTH, ("--platform", ARM64)], ids=["both", "arm64"])
+def test_what_lacks_something_for_one_platform_is_not_given_up_for_the_other(
+    shop: Shop, here: tuple[str, ...]
+) -> None:
+    shop.lose_arm64_headers()
+    run = shop.setup.run("sync", *here)
+    (lost,) = (one for one in run.outcomes if one["platform"] == ARM64)
+    assert lost["status"] == "skipped"
+    assert "no kernel-dev.tar" in lost["reason"]
+    assert "`without: [linux/arm64]` in its entry lets desktop-X do without it" in lost["reason"]
+    assert statuses(shop.setup.run("sync", *BOTH))[AMD64] in ("published", "unchanged")
+    assert asset_name(shop.kernel.slug, AMD64) in shop.assets
 
 
 def test_desktop_waits_for_the_other_machine(shop: Shop) -> None:

@@ -783,6 +783,7 @@ def test_a_kernel_image_that_lacks_something_is_left_out(shop: Shop) -> None:
     # For the other platform it has everything.
     assert shop.assets == assets("amd64")
     assert "skip:" not in shop.file("versions.yaml")
+    assert f"{lack}; `without: [linux/arm64]` in its entry" in shop.file("state.json")
 
 
 def test_a_kernel_image_that_lacks_something_for_all_platforms_is_never_tried_again(
