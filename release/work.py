@@ -357,7 +357,8 @@ class Work:
             )
             for platform, error in errors.items()
         ]
-        if lost and not target.entry.platforms and self.until >= Step.PUBLISH:
+        counted = any((entry.slug, platform) in world.state.attempts for platform in errors)
+        if counted and not target.entry.platforms and self.until >= Step.PUBLISH:
             # By its digests it is known again as what failed.
             found = replace(target.entry, digest=entry.digest, platforms=entry.platforms)
             with self.lock:
