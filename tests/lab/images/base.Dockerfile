@@ -6,3 +6,4 @@ ARG ARCHIVE
 ARG SECURITY
 COPY configure-apt /usr/local/bin/
 RUN configure-apt
+COPY patient-apt-get /usr/local/bin/apt-get
