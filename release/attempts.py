@@ -43,7 +43,7 @@ def held(
     state: State,
     code: str,
     digests: Callable[[Collection[Reference]], Mapping[Reference, Digest | None]],
-) -> dict[str, Mapping[Platform, str]]:
+) -> Mapping[str, Mapping[Platform, str]]:
     """By slug and platform, why what is to be done has to wait.
 
     Args:
@@ -67,7 +67,7 @@ def held(
         images = before[slug, platform]
         if all(now.get(image, digest) == digest for image, digest in images.items()):
             found.setdefault(slug, {})[platform] = _reason(attempt)
-    return dict(found)
+    return found
 
 
 def _reason(attempt: Attempt) -> str:

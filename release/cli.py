@@ -298,8 +298,14 @@ class _Seen:
         self, world: World, entries: Sequence[Entry], **how: Any
     ) -> tuple[list[Target], list[ReleaseError]]:
         """:meth:`World.plan` of these entries."""
-        how = {"desktop": self.desktop, "chosen": self.chosen, "whole": self.verify, **how}
-        return world.plan(entries, self.observed, **how)
+        return world.plan(
+            entries,
+            self.observed,
+            desktop=self.desktop,
+            chosen=self.chosen,
+            whole=self.verify,
+            **how,
+        )
 
     def is_busy(self, targets: Iterable[Target], late: Collection[str]) -> bool:
         """Whether a run that has its work signed looks at signatures: an idle one in turn only."""

@@ -134,9 +134,7 @@ class Work:
             lacks = isinstance(error, LackingError)
             if lacks and (self.until >= Step.PUBLISH or self.hand_over):
                 skipped = replace(target.entry, skip=reason)
-                with self.lock:
-                    world = self.world
-                    world.versions = versions.revise(world.versions, target.entry, skipped)
+                self._revise(target.entry, skipped)
         else:
             done = {
                 (slug, parse_platform(one.platform))
@@ -189,6 +187,11 @@ class Work:
                 self.world.state = self.world.state.failed(key, self.tried[key], redact(reason))
         return status, reason
 
+    def _revise(self, was: Entry, now: Entry) -> None:
+        """Writes down what became known of a kernel, beside the others that do so."""
+        with self.lock:
+            self.world.versions = versions.revise(self.world.versions, was, now)
+
     def _try(
         self,
         entry: Entry,
@@ -226,9 +229,8 @@ class Work:
             if p not in kept and (one := self.delivered.get((entry.slug, p)))
         }
         lacking = {p: one for p, one in found.items() if one.lacking}
-        if lacks_all := bool(lacking) and lacking.keys() >= wanted:
-            why = "; ".join(one.reason for one in lacking.values())
-        else:
+        lacks_all = bool(lacking) and lacking.keys() >= wanted
+        if not lacks_all:
             found |= {p: replace(one, reason=_in_part(one.reason, p)) for p, one in lacking.items()}
         for one in found.values():
             if one.inputs:
@@ -252,12 +254,11 @@ class Work:
         others += elsewhere(entry, wanted - world.platforms)
         passed = {p: one for p, one in found.items() if one.passed}
         if lacks_all:
+            why = "; ".join(one.reason for one in lacking.values())
             raise LackingError(why, on=str(entry.image))
         if not passed and not _is_whole(target, kept):
             others += untouched(target, {p: kept[p] for p in platforms if p in kept})
-            with self.lock:
-                known = replace(entry, desktop=target.entry.desktop)
-                world.versions = versions.revise(world.versions, target.entry, known)
+            self._revise(target.entry, replace(entry, desktop=target.entry.desktop))
             return others
         kernel = read_kernel(world.registry, entry)
         built = [*kept.values(), *(one.built() for one in passed.values())]
@@ -361,8 +362,7 @@ class Work:
         if counted and not target.entry.platforms and self.until >= Step.PUBLISH:
             # By its digests it is known again as what failed.
             found = replace(target.entry, digest=entry.digest, platforms=entry.platforms)
-            with self.lock:
-                world.versions = versions.revise(world.versions, target.entry, found)
+            self._revise(target.entry, found)
         done = self._deliver(target, entry, kernel, made, kept, said, started)
         return [*done, *lost, *self._elsewhere(target, entry)]
 

@@ -132,6 +132,7 @@ class World:
         self.state = load_state(versions.path.with_name(STATE))
         self.desktop_map = desktop.load(versions.path.with_name(desktop.NAME))
         self.environment = environment
+        self._seen_builders: dict[Reference, Digest | None] = {}
         self.cache = cache
         self.http = Http()
         self.registry = Registry(self.http, environment)
@@ -352,7 +353,7 @@ class World:
             if choice:
                 choices[entry.slug] = choice
         draw = partial(draw, policy=policy, choices=choices)
-        held: dict[str, Mapping[Platform, str]] = {}
+        held: Mapping[str, Mapping[Platform, str]] = {}
         if self.state.attempts and not force:
             state = self.state.succeeded(tried)
             look = partial(self._builders, failures=failures, whole=whole)
@@ -369,12 +370,13 @@ class World:
         """
         names = {str(image): image for image in images}
         drawn = sorted(names) if whole else drift.share(names, self.minute)
-        wanted = [names[name] for name in drawn]
+        # A run plans more than once.
+        wanted = [names[name] for name in drawn if names[name] not in self._seen_builders]
         try:
-            return dict(zip(wanted, self._digests(wanted), strict=True))
+            self._seen_builders |= zip(wanted, self._digests(wanted), strict=True)
         except UpstreamError as error:
             failures[str(error)] = error
-            return {}
+        return self._seen_builders
 
     @cached_property
     def restorer(self) -> Restorer:
