@@ -223,7 +223,7 @@ def sync(
             planned = handover.read_plan(expected)
             received = handover.receive(delivered, planned.jobs)
             world.minute = planned.minute
-        seen = _look(world, only, verify=verify, turns=bool(subjects and not expected))
+        seen = _look(world, only, verify=verify, turns=bool(subjects))
         news, observed, entries = seen.news, seen.observed, seen.entries
         draw = partial(seen.plan, world, entries, force=force, tried=received or ())
         targets, unread = draw()
@@ -236,7 +236,7 @@ def sync(
                 targets, unread = draw(unsigned=unsigned)
         targets = world.share(targets, observed).targets
         to_do = any(target.to_do for target in targets)
-        failures = (*news.failures, *unread, *unseen)
+        failures = (*news.failures, *seen.failures, *unread, *unseen)
         if limit != 0 and (to_do or late):
             # `latest`, which follows what is published, is booted.
             builds = received is None or bool(late or world.versions.latest)
@@ -284,6 +284,7 @@ class _Seen:
         chosen: slugs to work on, None for all.
         turn: whether signatures are looked at in place of a tag in this run.
         verify: whether all of both are.
+        failures: why some tags could not be looked at.
     """
 
     news: News
@@ -293,6 +294,7 @@ class _Seen:
     chosen: frozenset[str] | None
     turn: bool
     verify: bool
+    failures: Sequence[ReleaseError]
 
     def plan(
         self, world: World, entries: Sequence[Entry], **how: Any
@@ -330,9 +332,9 @@ def _look(
     entries = news.kernels.merge(world.versions.kernels)
     desktop = world.desktops(entries, news)
     turn = turns and world.is_turn_of_signatures(entries, observed)
-    observed = world.inspect(entries, observed, desktop, none=turn, whole=verify)
+    observed, unread = world.inspect(entries, observed, desktop, none=turn, whole=verify)
     chosen = choose(entries, only, desktop) if only else None
-    return _Seen(news, observed, entries, desktop, chosen, turn, verify)
+    return _Seen(news, observed, entries, desktop, chosen, turn, verify, unread)
 
 
 def _tell_behind(world: World, late: Iterable[str]) -> None:
@@ -412,7 +414,7 @@ def plan_(
         if to:
             kept, unsure = world.without_builds(targets)
             unfound += unsure
-        failures = (*news.failures, *unread, *unseen, *unfound)
+        failures = (*news.failures, *seen.failures, *unread, *unseen, *unfound)
         for error in failures:
             report.fail(error)
         _tell(report, news)

@@ -66,6 +66,13 @@ def _wrong(file: File, release: Release, name: str) -> str:
     return "" if file.is_in(asset) else "had another digest"
 
 
+def lost_images(receipt: Receipt, found: Mapping[str, Digest | None]) -> Iterator[str]:
+    """The images that are gone from behind their tags, as far as they were looked at."""
+    for platform, part in sorted(receipt.platforms.items()):
+        if found.get(part.manifest, part.manifest) is None:
+            yield f"the image for {platform} was missing"
+
+
 def moved_tags(wanted: Mapping[str, Digest], found: Mapping[str, Digest | None]) -> Iterator[str]:
     """The tags that point elsewhere, as far as they were looked at.
 

@@ -33,7 +33,7 @@ from release.builders import TABLE, load_table
 from release.engine import Engine
 from release.errors import BuildError, ConfigurationError, ResolveError
 from release.layout import Layout
-from release.record import Record, is_made_from
+from release.record import Record, is_made_from, repair
 from release.reference import Digest, Platform, Reference
 from release.registry import Document
 from release.report import Report
@@ -198,11 +198,13 @@ def bring_up_to_date(world: World, report: Report) -> Subject:
         publish.put_attestation(registry, wanted.image, attestation)
         descriptors[made.digest] = attestation.descriptor
     document = publish.index({**there, platform: made}, descriptors)
+    repaired = repair(registry, reference, Record(document.digest, mark))
     for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
-    report.say(f"{reference}: builds ZFS {', '.join(wanted.zfs)} where it runs")
+    does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"
+    report.say("; ".join(filter(None, (f"{reference}: {does}", repaired))))
     return Subject(str(wanted.image), document.digest)
 
 

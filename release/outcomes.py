@@ -55,11 +55,7 @@ def outlook(targets: Iterable[Target], image: Reference) -> list[Outcome]:
 
 def untouched(target: Target, kept: Iterable[Platform]) -> list[Outcome]:
     """The outcomes of what is published of a kernel that nothing new was made for."""
-    kernel = str(target.entry.image)
-    if target.repairs:
-        why = "is brought back with the others"
-        return [Outcome(kernel, platform, Status.WAITING, why) for platform in kept]
-    return [Outcome(kernel, platform, Status.UNCHANGED) for platform in kept]
+    return [Outcome(str(target.entry.image), platform, Status.UNCHANGED) for platform in kept]
 
 
 def elsewhere(entry: Entry, platforms: Iterable[Platform]) -> list[Outcome]:

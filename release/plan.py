@@ -9,6 +9,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from release import drift
+from release.attest import provenance_name
 from release.errors import ConfigurationError
 from release.github import Asset, Release
 from release.receipt import Receipt
@@ -79,7 +80,8 @@ class Observed:
     Attributes:
         image_tags: of the module image.
         releases: on GitHub; None where there was no repository to look at.
-        digests: what is behind the tags that were looked at; None for nothing.
+        digests: what is behind the tags, and under the digests, that were looked at; None for
+            nothing.
     """
 
     image_tags: frozenset[str]
@@ -131,6 +133,12 @@ def release_in(row: Iterable[Release]) -> Release | None:
         return int(match[2]) if match else 1, not release.draft, -release.id
 
     return max(row, key=key, default=None)
+
+
+def images_to_be(entries: Iterable[Entry], observed: Observed) -> list[Digest]:
+    """The manifests of all platforms of what is published, which its tags hold."""
+    receipts = (observed.receipt(entry, entry.zfs) for entry in entries)
+    return [part.manifest for one in receipts if one for part in one.platforms.values()]
 
 
 def digests_to_be(
@@ -233,13 +241,13 @@ def newest_first(entries: Iterable[Entry], preferred: Collection[str] = frozense
     A tag that names no version (one written by hand) comes last.
 
     Args:
-        preferred: slugs that come before others of the same version.
+        preferred: slugs that come before all others.
     """
 
-    def key(item: tuple[int, Entry]) -> tuple[object, bool, int]:
+    def key(item: tuple[int, Entry]) -> tuple[bool, object, int]:
         position, entry = item
         order = ImageTag.parse(entry.image.tag or "").order
-        return order, entry.slug in preferred, position
+        return entry.slug in preferred, order, position
 
     return [entry for _, entry in sorted(enumerate(entries), key=key, reverse=True)]
 
@@ -294,8 +302,10 @@ def plan(
     held: Mapping[str, Mapping[Platform, str]] = MappingProxyType({}),
     unsigned: Collection[str] = (),
 ) -> list[Target]:
-    """One target for each entry, newest kernels first, and of one version first those that a
-    Docker Desktop runs.
+    """One target for each entry: first the kernels that a Docker Desktop is known to run, the
+    newest of them first, then the others.
+
+    What is published and damaged is mended before another ZFS version takes its place.
 
     Args:
         platforms: what this run is for.
@@ -310,20 +320,32 @@ def plan(
     targets = []
     entries = tuple(entries)
     run = {entry.slug for entry in entries if entry.desktop or desktop.get(entry.slug)}
-    for entry in newest_first(entries, run):
+
+    def draw(entry: Entry, choice: Choice | None) -> Target:
         versions = (*entry.desktop, *desktop.get(entry.slug, ()))
         there = entry.wanted(wanted)
-        here = tuple(sorted(there.intersection(platforms)))
-        elsewhere = tuple(sorted(there.difference(platforms)))
-        choice = choices.get(entry.slug)
-        target = _target(entry, observed, here, elsewhere, choice, policy, versions)
-        if entry.slug in unsigned and not target.left_out:
-            repairs = (*target.repairs, "it was not signed")
-            target = replace(target, repairs=repairs, unsigned=True)
+        signed = entry.slug not in unsigned
+
+        def among(here: Collection[Platform]) -> Target:
+            on, off = sorted(there.intersection(here)), sorted(there.difference(here))
+            target = _target(entry, observed, tuple(on), tuple(off), choice, policy, versions)
+            return target if signed or target.left_out else _unsigned(target)
+
+        target = among(platforms)
         if target.to_do and (why := held.get(entry.slug)):
-            target = _hold(target, why, observed)
+            # What waits is as good as elsewhere, and keeps nothing from being done to the rest.
+            rest = among(set(platforms) - why.keys())
+            target = _hold(target, rest, why)
         if target.to_do and chosen is not None and entry.slug not in chosen:
             target = _leave_out(target, "not chosen in this run (--only)")
+        return target
+
+    for entry in newest_first(entries, run):
+        target = draw(entry, choices.get(entry.slug))
+        if entry.zfs and target.zfs != entry.zfs:
+            standing = draw(entry, None)
+            if standing.repairs and standing.to_do:
+                target = standing
         targets.append(target)
     return targets
 
@@ -332,13 +354,14 @@ def _leave_out(target: Target, why: str) -> Target:
     return replace(target, left_out=why)
 
 
-def _hold(target: Target, held: Mapping[Platform, str], observed: Observed) -> Target:
-    """``target`` without the platforms that wait; none is left out for another's sake."""
-    slug, zfs = target.entry.slug, target.zfs
-    rest = tuple(platform for platform in target.platforms if platform not in held)
-    there = slug in observed.image_tags and zfs and _complete(slug, zfs, rest, observed)
-    if rest and not there:
-        return replace(target, platforms=rest, held=held)
+def _unsigned(target: Target) -> Target:
+    return replace(target, repairs=(*target.repairs, "it was not signed"), unsigned=True)
+
+
+def _hold(target: Target, rest: Target, held: Mapping[Platform, str]) -> Target:
+    """``rest``, which is ``target`` without the platforms that wait, if it has something to do."""
+    if rest.platforms and rest.to_do:
+        return replace(rest, elsewhere=target.elsewhere, held=held)
     reasons = (f"{platform}: {why}" for platform, why in sorted(held.items()))
     return replace(_leave_out(target, "; ".join(reasons)), waits=True, held=held)
 
@@ -455,7 +478,18 @@ def _repairs(
         leave_out = [asset_name(entry.slug, platform) for platform in elsewhere]
         yield from drift.damaged_files(receipt, release, leave_out)
     if receipt:
+        yield from drift.lost_images(receipt, observed.digests)
         yield from drift.moved_tags(_digests(entry, receipt, desktop), observed.digests)
+    elif release and _lost_its_receipt(entry.slug, release, observed):
+        yield "the release's notes had no receipt"
+
+
+def _lost_its_receipt(slug: str, release: Release, observed: Observed) -> bool:
+    """Whether somebody took the receipt out of a release's notes. Those from before receipts, which
+    had no attestations either, never had one.
+    """
+    names = (provenance_name(asset_name(slug, one)) for one in PLATFORMS)
+    return release.id not in observed.receipts and any(map(release.asset, names))
 
 
 def _has_modules_tag(slug: str, release: Release) -> bool:

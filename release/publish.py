@@ -22,7 +22,7 @@ from release.attest import (
     sbom_name,
 )
 from release.build import Built
-from release.errors import ConfigurationError, PublishError
+from release.errors import ConfigurationError, NotFoundError, PublishError
 from release.github import Asset, GitHub, Release
 from release.http import bytes_digest, checksums, file_digest
 from release.layers import START_BYTES, Assembled, Image, without_userland
@@ -49,7 +49,7 @@ from release.reference import (
 from release.registry import MALFORMED, OCI_INDEX, Document, Registry
 from release.resolve import Kernel
 from release.verify import verify_image, verify_sums
-from release.versions import ZFS_VERSION, Entry, modules_tag
+from release.versions import PLATFORMS, ZFS_VERSION, Entry, modules_tag
 
 _XZ_PRESET = 6
 """Layers are compressed already: 6 is 0.4 % below 0, and nothing above it is any smaller."""
@@ -201,7 +201,10 @@ def _published_in(
 ) -> dict[Platform, Document]:
     found = {}
     for platform, manifest in registry.platforms(reference, document).items():
-        labels = registry.labels(reference, manifest)
+        try:
+            labels = registry.labels(reference, manifest)
+        except NotFoundError:
+            continue  # an index can outlive what it names
         if platform in kernel.platforms and _is_ours(labels, kernel.platforms[platform]):
             found[platform] = registry.get(reference.at(manifest))
     return found
@@ -361,7 +364,8 @@ def publish_release(
         assets = _without_old(github, release, entry.slug, built, assets)
         if not release.draft:
             assets = _with_its_attestations(release, assets, before)
-    files = {**_kept(github, release, before), **{path.name: _file(path) for path in assets}}
+    kept = _kept(github, release, entry, before)
+    files = {**kept, **{path.name: _file(path) for path in assets}}
     sums = _write_sums(directory, files)
     receipt = Receipt(
         entry,
@@ -388,6 +392,7 @@ def publish_release(
         _compare(github, release, path)
     if release.body.replace("\r\n", "\n").strip() != notes.strip():
         github.describe(release, notes)
+        release = replace(release, body=notes)
     if release.draft:
         release = _publish(github, release, receipt, image)
     verify_sums(github, release)
@@ -453,17 +458,28 @@ def _file(path: Path) -> File:
     return File(path.stat().st_size, file_digest(path))
 
 
-def _kept(github: GitHub, release: Release | None, before: Receipt | None) -> dict[str, File]:
-    """The files that belong to the release beside those that are to be uploaded now: as the
-    receipt knows them, whatever became of them, else as they are.
+def _kept(
+    github: GitHub, release: Release | None, entry: Entry, before: Receipt | None
+) -> dict[str, File]:
+    """The files that are in the release beside those that are to be uploaded now, and belong there:
+    what the receipt knows must not have changed. What else lies there is nobody's of us.
     """
     known = before.files if before else {}
-    there = {
-        asset.name: File(asset.size, asset.digest or bytes_digest(github.read(asset)))
-        for asset in (_there(release) if release else ())
-        if asset.name not in known
+    kept = {
+        name: file
+        for name, file in known.items()
+        if release and name != SUMS and file.is_in(release.asset(name))
     }
-    return {name: file for name, file in {**there, **known}.items() if name != SUMS}
+    ours = {
+        name
+        for one in PLATFORMS
+        for name in (*asset_names(entry.slug, one), old_asset_name(entry.slug, one))
+    }
+    for asset in _there(release) if release else ():
+        if asset.name in ours - known.keys():
+            digest = asset.digest or bytes_digest(github.read(asset))
+            kept[asset.name] = File(asset.size, digest)
+    return kept
 
 
 def _write_sums(directory: Path, files: Mapping[str, File]) -> Path:

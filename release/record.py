@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from release.drift import as_sentence
 from release.http import bytes_digest
 from release.reference import Digest, Reference
 from release.registry import OCI_MANIFEST, Document, Registry
@@ -68,3 +69,13 @@ def is_made_from(
     """
     digest = there or registry.head(image)
     return digest is not None and Record(digest, fingerprint).is_in(registry, image)
+
+
+def repair(registry: Registry, image: Reference, made: Record) -> str:
+    """How a tag differs from what was behind it before, in words; empty where nothing says that
+    this image was.
+    """
+    there = registry.head(image)
+    if there == made.image or not made.is_in(registry, image):
+        return ""
+    return as_sentence([f"{image.tag} {f'pointed to {there}' if there else 'was missing'}"])

@@ -22,6 +22,7 @@ import tenacity
 from release.errors import (
     ConfigurationError,
     NotFoundError,
+    OtherBytesError,
     PreflightError,
     PublishError,
     UpstreamError,
@@ -160,14 +161,14 @@ class Registry:
 
         Raises:
             NotFoundError: it is not there.
-            UpstreamError: what came does not have the digest that was asked for.
+            OtherBytesError: what came does not have the digest that was asked for.
         """
         answer = self._call(
             "GET", reference, f"manifests/{_target(reference)}", headers=_ACCEPT, expect=(200,)
         )
         digest = bytes_digest(answer.body)
         if reference.digest and digest != reference.digest:
-            raise UpstreamError(
+            raise OtherBytesError(
                 "the registry answered with other bytes than the digest names",
                 on=str(reference),
                 detail=f"asked for {reference.digest}\ngot       {digest}",
@@ -207,7 +208,7 @@ class Registry:
             digest = parse_digest(document.content["config"]["digest"])
         answer = self._call("GET", reference, f"blobs/{digest}", expect=(200,))
         if bytes_digest(answer.body) != digest:
-            raise UpstreamError(
+            raise OtherBytesError(
                 "the image's configuration does not have its digest", on=f"{reference} {digest}"
             )
         with _understood(reference):
@@ -272,7 +273,7 @@ class Registry:
         if answer.status == 206:
             return answer.body
         if bytes_digest(answer.body) != digest:
-            raise UpstreamError(
+            raise OtherBytesError(
                 "the registry answered with other bytes than the digest names",
                 on=f"{repository} {digest}",
             )

@@ -42,6 +42,7 @@ class Restorer:
         Raises:
             UpstreamError: registry or GitHub could not be read, which does not mean that something
                 is not there.
+            OSError: this machine could not keep what is there.
         """
         for platform, part in sorted(receipt.platforms.items()):
             to = self.cache / "published" / f"{slug}-{architecture(platform)}"
@@ -96,7 +97,12 @@ class Restorer:
             layout = Layout(to)
             # Reading checks every blob against its digest.
             _ = (layout.config, layout.layers)
-        except (NotFoundError, OtherBytesError, PublishError, *bounded.CORRUPT):
+        except (NotFoundError, OtherBytesError, PublishError):
+            return None
+        except bounded.CORRUPT as error:
+            # A full disk, say, tells nothing of what is out there.
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             return None
         finally:
             tar.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from release.errors import (
     ExitCode,
     LackingError,
     NotFoundError,
+    PreflightError,
     ReleaseError,
     UpstreamError,
     from_os_error,
@@ -31,6 +32,7 @@ from release.plan import (
     Observed,
     Target,
 )
+from release.record import Record, repair
 from release.reference import Digest, Platform, architecture
 from release.report import Outcome, Report, Status
 from release.smoke import smoke
@@ -65,12 +67,14 @@ def move_latest(world: World, observed: Observed, report: Report) -> Subject | N
     for platform in sorted(set(made.to_boot) & world.here):
         _smoke_latest(world, made, platform, report)
     report.step(latest.TAG, "push")
+    record = Record(made.document.digest, wanted.fingerprint)
+    repaired = repair(world.registry, image.with_tag(latest.TAG), record)
     moved = latest.push(world.registry, image, wanted, made)
     kernels = len({part.slug for parts in made.held.values() for part in parts})
     all_kernels = len({one.entry.slug for one in wanted.members})
     report.say(
         f"{latest.TAG}: the modules of {kernels} kernels, {made.bytes / 1e6:.1f} MB, "
-        f"and a catalogue of {all_kernels}"
+        f"and a catalogue of {all_kernels}" + (f"; {repaired}" if repaired else "")
     )
     return Subject(str(image.name), made.document.digest) if moved else None
 
@@ -118,13 +122,20 @@ def behind(
     world: World, entries: Iterable[Entry], observed: Observed
 ) -> tuple[list[str], list[ReleaseError]]:
     """Which tags that are no kernel's, ``latest`` and ``build``, are not what they have to be;
-    and why that could not be found out of one.
+    and why that could not be found out of some.
     """
-    late = [latest.TAG] if world.latest_is_behind(entries, observed) else []
-    try:
-        return late + ([onthespot.IMAGE_TAG] if onthespot.is_behind(world) else []), []
-    except (UpstreamError, NotFoundError) as error:
-        return late, [error]
+    checks: dict[str, Callable[[], bool]] = {
+        latest.TAG: lambda: world.latest_is_behind(entries, observed),
+        onthespot.IMAGE_TAG: lambda: onthespot.is_behind(world),
+    }
+    late: list[str] = []
+    failures: list[ReleaseError] = []
+    for image_tag, is_behind in checks.items():
+        try:
+            late += [image_tag] if is_behind() else []
+        except (UpstreamError, NotFoundError, PreflightError) as error:
+            failures.append(error)
+    return late, failures
 
 
 def move_tags(

@@ -15,6 +15,7 @@ from release.reference import Digest, Platform, Reference, parse_digest
 from release.registry import MALFORMED, Document, Registry
 
 _HINT = "do not use it; find out who pushed there, and run again to repair it"
+_HINT_ASSETS = "do not use it; delete what is not to be there, and run again to repair the rest"
 
 
 def verify_image(
@@ -109,5 +110,5 @@ def verify_sums(github: GitHub, release: Release) -> None:
             f"its assets are not those of its {SUMS}",
             on=on,
             detail="\n".join(sorted(differing)),
-            hint=_HINT,
+            hint=_HINT_ASSETS,
         )

@@ -34,6 +34,7 @@ from release.plan import (
     asset_name,
     desktop_tag,
 )
+from release.receipt import Receipt
 from release.reference import Digest, Platform, Reference, architecture, parse_platform
 from release.registry import Document
 from release.report import Outcome, Report, Status
@@ -256,7 +257,7 @@ class Work:
         if lacks_all:
             why = "; ".join(one.reason for one in lacking.values())
             raise LackingError(why, on=str(entry.image))
-        if not passed and not _is_whole(target, kept):
+        if not passed and not _is_to_bring_back(target, kept):
             others += untouched(target, {p: kept[p] for p in platforms if p in kept})
             self._revise(target.entry, replace(entry, desktop=target.entry.desktop))
             return others
@@ -381,7 +382,7 @@ class Work:
         Args:
             said: what is to be told of each platform.
         """
-        if not made and not (target.repairs and _is_whole(target, kept)):
+        if not made and not _is_to_bring_back(target, kept):
             return untouched(target, kept)
         status, release = Status.UNCHANGED, ""
         built = [*made, *kept.values()]
@@ -633,9 +634,10 @@ class Work:
             new if self.sign else (),
         )
         publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
-        # Who types desktop-X may be on any platform that upstream has.
-        there = world.registry.platforms(image, pushed.image)
-        if entry.wanted(world.versions.platforms) <= there.keys():
+        # Who types desktop-X may be on any platform that upstream has. Of one that could not be
+        # brought to this version of ZFS, the tag SLUG keeps what there was.
+        now = Receipt.find(release.body)
+        if now and entry.wanted(world.versions.platforms) <= now.platforms.keys():
             publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
         with self.lock:
             world.versions = versions.revise(world.versions, target.entry, entry)
@@ -662,10 +664,11 @@ class Work:
         )
 
 
-def _is_whole(target: Target, kept: Mapping[Platform, Built]) -> bool:
-    """Whether all that was published of a kernel was brought back."""
-    receipt = target.receipt
-    return receipt is not None and kept.keys() >= receipt.platforms.keys()
+def _is_to_bring_back(target: Target, kept: Mapping[Platform, Built]) -> bool:
+    """Whether what was brought back is to be published, though nothing was made: what is nowhere
+    any more, and could not be built, holds back nothing else.
+    """
+    return bool(target.repairs and kept)
 
 
 def _in_part(reason: str, platform: Platform) -> str:

@@ -33,6 +33,7 @@ from release.plan import (
     Observed,
     Target,
     digests_to_be,
+    images_to_be,
     open_questions,
     plan,
     receipts_to_sign,
@@ -56,6 +57,9 @@ from release.tarballs import Tarballs
 from release.versions import Entry, Versions
 
 _LOOKS_AT_ONCE = 8
+_MOST_UNREAD = 8
+"""How many looks may fail before no more are made: a registry that answers nothing is not asked
+for thousands of tags."""
 
 _MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 
@@ -222,22 +226,48 @@ class World:
         *,
         none: bool = False,
         whole: bool = False,
-    ) -> Observed:
+    ) -> tuple[Observed, list[ReleaseError]]:
         """Looks, without a pull, at what no list tells: the digests behind the tags of kernels.
 
         Args:
             none: look at none of them in this run, unless it is ``whole``.
-            whole: look at all of them, and not at this run's share.
+            whole: look at all of them, and at the images that they hold, and not at this run's
+                share.
+
+        Returns:
+            Also why some could not be looked at, of which nothing is known.
         """
         wanted = {} if none and not whole else digests_to_be(entries, observed, desktop)
-        names = tuple(wanted) if whole else drift.share(wanted, self.minute)
-        found = self._digests([self.versions.image.with_tag(name) for name in names])
-        return observed.with_digests(dict(zip(names, found, strict=True)))
+        image = self.versions.image
+        names = {name: image.with_tag(name) for name in wanted}
+        if whole:
+            names |= {digest: image.at(digest) for digest in images_to_be(entries, observed)}
+        else:
+            names = {name: names[name] for name in drift.share(names, self.minute)}
+        found, failures = self._digests(names.values())
+        seen = {name: found[one] for name, one in names.items() if one in found}
+        return observed.with_digests(seen), failures
 
-    def _digests(self, images: Sequence[Reference]) -> list[Digest | None]:
-        """What is behind each image, looked at without a pull."""
+    def _digests(
+        self, images: Collection[Reference]
+    ) -> tuple[dict[Reference, Digest | None], list[ReleaseError]]:
+        """What is behind each image, looked at without a pull, and why some could not be."""
+        found: dict[Reference, Digest | None] = {}
+        failures: list[ReleaseError] = []
+
+        def look(image: Reference) -> None:
+            if len(failures) < _MOST_UNREAD:
+                try:
+                    found[image] = self.registry.head(image)
+                except ReleaseError as error:
+                    failures.append(error)
+
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-            return list(pool.map(self.registry.head, images))
+            list(pool.map(look, images))
+        if left := len(images) - len(found) - len(failures):
+            why = f"no further {left} images were looked at, after {len(failures)} failures"
+            failures.append(UpstreamError(why, on=str(self.versions.image), hint="run again"))
+        return found, failures
 
     def unsigned(
         self,
@@ -372,10 +402,9 @@ class World:
         drawn = sorted(names) if whole else drift.share(names, self.minute)
         # A run plans more than once.
         wanted = [names[name] for name in drawn if names[name] not in self._seen_builders]
-        try:
-            self._seen_builders |= zip(wanted, self._digests(wanted), strict=True)
-        except UpstreamError as error:
-            failures[str(error)] = error
+        found, unread = self._digests(wanted)
+        self._seen_builders |= found
+        failures |= {str(error): error for error in unread}
         return self._seen_builders
 
     @cached_property

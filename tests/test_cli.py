@@ -411,7 +411,7 @@ def test_status(desk: Desk) -> None:
     host = desk.registry.host
     *rows, age = run.stdout.splitlines()
     assert age == "no complete look at upstream is recorded yet"
-    header, mirrored, listed = (line.split() for line in rows)
+    header, listed, mirrored = (line.split() for line in rows)
     assert header == ["KERNEL", "DESKTOP", "ZFS", "PLATFORMS", "STATE", "REASON"]
     assert mirrored[:5] == [f"{host}/mirror/kernel:5.10.1", "-", "-", "plan9/mips", "skipped"]
     assert " ".join(mirrored[5:]).startswith("upstream has it for plan9/mips only")
@@ -426,8 +426,8 @@ def test_a_sync_with_nothing_to_do(desk: Desk) -> None:
     run = desk.run("sync", "--json", "outcomes.json")
     assert (run.exit_code, run.stderr.count("error")) == (0, 0)
     outcomes = json.loads((desk.path.parent / "outcomes.json").read_text())["outcomes"]
-    assert [outcome["status"] for outcome in outcomes] == ["skipped", "unchanged"]
-    assert outcomes[1]["github_release"] == f"{SLUG}-zfs-0.8.4"
+    assert [outcome["status"] for outcome in outcomes] == ["unchanged", "skipped"]
+    assert outcomes[0]["github_release"] == f"{SLUG}-zfs-0.8.4"
     assert desk.requests == 4
     assert desk.registry.count("/manifests/") == desk.registry.count("/blobs/") == 0
     assert desk.path.read_bytes() == content

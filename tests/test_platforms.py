@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from release.plan import asset_name
 from release.state import MOST_ATTEMPTS
 from tests.lab.module_images import AMD64, ARM64
-from tests.recorded import Kernel, Recorded, Run
+from tests.recorded import IMAGES, Kernel, Recorded, Run
 
 BOTH = ("--platform", AMD64, "--platform", ARM64)
 DESKTOP = "desktop-4.13.0"
@@ -111,6 +112,67 @@ def test_a_platform_that_fails_on_and_on_waits(shop: Shop) -> None:
     assert set(statuses(run)) == {AMD64}
     tags = shop.setup.tags()
     assert tags[DESKTOP] == tags[shop.kernel.slug]
+
+
+def test_a_platform_that_waits_keeps_no_damage_of_the_other_from_being_repaired(shop: Shop) -> None:
+    shop.break_arm64()
+    for _ in range(MOST_ATTEMPTS):
+        shop.setup.run("sync", *BOTH)
+    tags, builds = shop.setup.tags(), shop.setup.builds
+    (release,) = shop.setup.releases.releases
+    name = asset_name(shop.kernel.slug, AMD64)
+    release.assets = [one for one in release.assets if one.name != name]
+    del shop.setup.registry.manifests[IMAGES][shop.kernel.slug]
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 0, run
+    assert statuses(run)[AMD64] == "published"
+    assert f"{name} was missing" in run.outcomes[0]["reason"]
+    assert name in shop.assets
+    assert (shop.setup.tags(), shop.setup.builds) == (tags, builds)
+    assert statuses(shop.setup.run("sync", *BOTH)) == {AMD64: "unchanged", ARM64: "waiting"}
+
+
+def test_what_is_left_of_one_platform_comes_back_without_the_other(shop: Shop) -> None:
+    assert shop.setup.run("sync", *BOTH).exit_code == 0
+    before, slug = shop.setup.tags(), shop.kernel.slug
+    shop.setup.registry.delete(IMAGES)
+    (release,) = shop.setup.releases.releases
+    release.assets = [one for one in release.assets if "arm64" not in one.name]
+    shutil.rmtree(shop.setup.path.parent / "cache")
+    shop.break_arm64()
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 1, run
+    assert statuses(run) == {AMD64: "published", ARM64: "failed"}
+    assert slug in shop.setup.tags()
+    assert DESKTOP not in shop.setup.tags()
+    assert statuses(shop.setup.run("sync", *BOTH)) == {AMD64: "unchanged", ARM64: "failed"}
+
+    shop.mend_arm64()
+    run = shop.setup.run("sync", *BOTH)
+    assert run.exit_code == 0, run
+    assert shop.setup.tags().keys() == before.keys()
+    assert shop.setup.tags()[DESKTOP] == shop.setup.tags()[slug]
+
+
+def test_desktop_waits_for_a_newer_zfs_on_every_platform(shop: Shop) -> None:
+    assert shop.setup.run("sync", *BOTH).exit_code == 0
+    before = shop.setup.tags()
+    shop.setup.release_openzfs("2.1.17", "3.10", "6.7")
+    shop.write(entry="    policy: latest\n")
+    shop.write(
+        entry=f"    zfs: {shop.setup.load().kernels[0].zfs or '2.1.16'}\n    policy: latest\n"
+    )
+    shop.break_arm64()
+    run = shop.setup.run("sync", *BOTH)
+    assert statuses(run) == {AMD64: "published", ARM64: "failed"}, run
+    after = shop.setup.tags()
+    assert after[shop.kernel.slug] != before[shop.kernel.slug]
+    assert after[DESKTOP] == before[DESKTOP]
+
+    shop.mend_arm64()
+    assert shop.setup.run("sync", *BOTH).exit_code == 0
+    after = shop.setup.tags()
+    assert after[DESKTOP] == after[shop.kernel.slug] != before[DESKTOP]
 
 
 @pytest.mark.parametrize("here", [BOTH, ("--platform", ARM64)], ids=["both", "arm64"])

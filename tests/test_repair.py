@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, MutableMapping
@@ -12,8 +13,14 @@ import pytest
 
 from release import handover
 from release.drift import LOOKS, share
+from release.github import GitHub
+from release.http import Http
 from release.publish import asset_names
 from release.receipt import Receipt
+from release.reference import Reference
+from release.registry import Registry
+from release.restore import Restorer
+from release.world import native_platform
 from tests.lab.github import Release
 from tests.lab.module_images import AMD64, ARM64
 from tests.lab.real_registry import RealRegistry
@@ -133,6 +140,10 @@ def change_sums(setup: Recorded) -> None:
     release(setup).put_asset("SHA256SUMS", b"0" * 64 + b"  nothing\n")
 
 
+def rewrite_notes(setup: Recorded) -> None:
+    release(setup).body = "ZFS, by hand."
+
+
 DAMAGES: dict[str, tuple[Callable[[Recorded], None], str]] = {
     "all images deleted": (lose_all_images, "the image was missing"),
     "the image's tag deleted": (lose_the_tag, "the image was missing"),
@@ -148,6 +159,7 @@ DAMAGES: dict[str, tuple[Callable[[Recorded], None], str]] = {
     "an asset with another digest": (change_asset, "amd64.tar.xz had another digest"),
     "an asset never finished": (break_asset, "amd64.tar.xz was never uploaded to its end"),
     "the sums changed": (change_sums, "SHA256SUMS had "),
+    "the receipt taken out": (rewrite_notes, "the release's notes had no receipt"),
 }
 
 
@@ -203,6 +215,36 @@ def test_what_is_nowhere_any_more_is_built_again_and_is_a_new_image(setup: Recor
     names = [name for name in tags if name in after and name != "latest"]
     assert names[-1] == "desktop-4.13.0"
     assert_idle(setup)
+
+
+def test_an_image_deleted_from_behind_its_index_is_repaired(setup: Recorded) -> None:
+    receipt = Receipt.find(release(setup).body or "")
+    assert receipt
+    ((platform, part),) = receipt.platforms.items()
+    del images(setup)[part.manifest]
+    assert setup.run("sync").exit_code == 0
+    assert part.manifest not in images(setup), "no list and no tag tells"
+    before, builds = Published.by(setup), setup.builds
+    run = setup.run("sync", "--verify")
+    assert run.exit_code == 0, run
+    assert f"repaired: the image for {platform} was missing" in run.outcomes[0]["reason"]
+    assert part.manifest in images(setup)
+    assert (Published.by(setup), setup.builds) == (before, builds)
+    assert_idle(setup)
+
+
+def test_what_strangers_add_to_a_release_is_vouched_for_by_nobody(setup: Recorded) -> None:
+    sums = release(setup).asset("SHA256SUMS")
+    assert sums
+    release(setup).put_asset("zfs-of-mine.tar.xz", b"a stranger's")
+    lose_asset(setup)
+    run = setup.run("sync")
+    assert run.exit_code == 1, run
+    assert "zfs-of-mine.tar.xz" in run.stderr
+    assert "delete what is not to be there" in run.stderr
+    there = release(setup).asset("SHA256SUMS")
+    assert there
+    assert there.content == sums.content
 
 
 def test_what_people_have_by_digest_is_never_deleted(setup: Recorded) -> None:
@@ -305,11 +347,15 @@ def test_a_kernel_that_upstream_deleted_is_repaired_all_the_same(setup: Recorded
 def test_latest_that_was_moved_or_deleted_is_put_together_again(setup: Recorded) -> None:
     before = setup.tags()
     images(setup)["latest"] = images(setup)[SLUG]
-    assert setup.run("sync").exit_code == 0
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert f"; repaired: latest pointed to {before[SLUG]}" in run.stderr
     assert setup.tags() == before
     del images(setup)["latest"]
     assert "latest is behind" in setup.run("plan").stdout
-    assert setup.run("sync").exit_code == 0
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert "; repaired: latest was missing" in run.stderr
     assert setup.tags() == before
 
 
@@ -342,13 +388,26 @@ def test_who_publishes_for_a_plan_looks_at_what_it_saw(setup: Recorded) -> None:
         assert repaired == (drawn == "desktop-4.13.0"), run
 
 
-def test_what_could_not_be_looked_at_is_not_damaged(setup: Recorded) -> None:
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_what_could_not_be_looked_at_is_not_damaged(setup: Recorded, status: int) -> None:
+    setup.push_kernel("5.4.40")
+    assert setup.run("sync").exit_code == 0
     before = Published.by(setup)
-    setup.registry.fail(f"HEAD .*{SLUG}", Response(403), times=None)
+    (other,) = (one for one in setup.releases.releases if "5.4.40" in one.tag_name)
+    name = asset_names("linuxkit-kernel-5.4.40", native_platform())[0]
+    other.put_asset(name, None)
+    forget(setup)
+    match = "HEAD .*/manifests/(desktop-4.13.0|latest)$"
+    setup.registry.fail(match, Response(status), times=None)
     run = setup.run("sync", "--verify")
     assert run.exit_code == 3, run
+    assert "manifests/desktop-4.13.0" in run.stderr
+    reasons = {one["status"]: one["reason"] for one in run.outcomes}
+    assert f"{name} was never uploaded" in reasons["published"], "the rest is repaired"
+    assert "unchanged" in reasons
     setup.registry.recover()
     assert Published.by(setup) == before
+    assert_idle(setup)
 
 
 @pytest.fixture
@@ -393,3 +452,45 @@ def test_the_asset_of_another_platform_is_left_to_its_machine(both: Recorded) ->
     assert run.exit_code == 0, run
     assert f"{name} was never uploaded to its end" in run.outcomes[0]["reason"]
     assert Published.by(both) == before
+
+
+def test_what_people_use_is_mended_before_a_newer_zfs_takes_its_place(setup: Recorded) -> None:
+    before, builds = setup.tags(), setup.builds
+    setup.path.write_text(
+        setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
+    )
+    setup.release_openzfs("2.1.17", "3.10", "6.7")
+    for module in setup.results.glob("*/zfs.ko"):
+        module.unlink()
+    lose_the_tag(setup)
+    lose_asset(setup)
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert run.outcomes[0]["reason"].startswith("repaired: the image was missing")
+    assert (setup.tags(), setup.builds) == (before, builds)
+    run = setup.run("sync")
+    assert run.outcomes[0]["status"] == "failed", "only now is the newer one built"
+    assert setup.tags() == before
+
+
+def test_what_this_machine_cannot_keep_is_not_gone(
+    setup: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lose_all_images(setup)
+    for name, value in setup.environment.items():
+        monkeypatch.setenv(name, value)
+    registry = Registry(Http(), setup.environment)
+    github = GitHub(Http(), setup.github.url, setup.releases.full_name, "writer")
+    (there,) = github.releases()
+    receipt = Receipt.find(there.body)
+    assert receipt
+    restorer = Restorer(registry, Reference.parse(setup.image), github, tmp_path / "here")
+    (found,) = restorer.restore(SLUG, receipt, there)
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, most))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            list(restorer.restore(SLUG, receipt, there))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert [one.digest for one in restorer.restore(SLUG, receipt, there)] == [found.digest]
