@@ -42,7 +42,7 @@ from release.errors import (
     ReleaseError,
     from_os_error,
 )
-from release.http import checksums
+from release.http import Http, checksums
 from release.keep import sideload_tar
 from release.linuxkit import VARIANTS
 from release.outcomes import outlook
@@ -66,7 +66,17 @@ from release.sync import behind, move_tags, run
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
-from release.world import STOP, News, Step, World, native_platform, platform_of
+from release.world import (
+    STOP,
+    News,
+    Step,
+    World,
+    github_of,
+    native_platform,
+    platform_of,
+    require_ours,
+    source_of,
+)
 
 _INTERRUPTED = 130
 
@@ -223,6 +233,7 @@ def sync(
             planned = handover.read_plan(expected)
             received = handover.receive(delivered, planned.jobs)
             world.minute = planned.minute
+            world.know(versions.load(expected / versions.NAME).kernels, received)
         seen = _look(world, only, verify=verify, turns=bool(subjects))
         news, observed, entries = seen.news, seen.observed, seen.entries
         draw = partial(seen.plan, world, entries, force=force, tried=received or ())
@@ -271,7 +282,7 @@ def sync(
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)
-    report.outcomes(outcomes, json_to, failures)
+    report.outcomes(outcomes, json_to, failures, whole=verify)
     return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
 
 
@@ -441,7 +452,7 @@ def plan_(
     _tell_behind(world, late)
     _show_left_out(news.kernels)
     stands = outlook(targets, world.versions.image)
-    write_json(stands, json_to, failures=as_data(failures))
+    write_json(stands, json_to, failures=as_data(failures), whole=verify)
     if to:
         report.summary([one for one in stands if one.status is not Status.UNCHANGED])
     return _exit_code((), failures)
@@ -553,15 +564,23 @@ def issues_(path: Path, jobs: str, files: tuple[Path, ...]) -> int:
     FILES are what --json wrote in each job of a run, in their order; those of jobs that did not run
     may be missing.
     """
-    world = _world(path)
-    world.require("GITHUB_REPOSITORY", "GITHUB_TOKEN")
-    assert world.github
-    given_up = (str(entry.image) for entry in world.versions.kernels if entry.skip)
+    require_ours(os.environ)
+    github = github_of(Http(), os.environ)
+    assert github
+    unreadable: ConfigurationError | None = None
+    kernels: tuple[Entry, ...] = ()
+    try:
+        kernels = versions.load(path).kernels
+    except ConfigurationError as error:
+        unreadable = error  # which is what kept the other jobs from running
+    given_up = (str(entry.image) for entry in kernels if entry.skip)
     results = issues.read(files, jobs, given_up)
     run_id = os.environ.get("GITHUB_RUN_ID")
-    run = f"{world.source}/actions/runs/{run_id}" if run_id else "a run by hand"
-    for line in issues.tell(world.github, results, run):
+    run = f"{source_of(os.environ)}/actions/runs/{run_id}" if run_id else "a run by hand"
+    for line in issues.tell(github, results, run):
         click.echo(line)
+    if unreadable:
+        raise unreadable
     return ExitCode.OK
 
 
@@ -594,7 +613,8 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
     if desktops:
         return _status_of_desktops(path)
     with _report() as report:
-        world = _world(path)
+        # Other machines' platforms, too, have a say in whether a kernel is out.
+        world = _world(path, platforms=versions.PLATFORMS)
         news = None
         if all_tags:
             news, observed = world.look(whole=True)

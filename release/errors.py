@@ -30,9 +30,14 @@ class ReleaseError(Exception):
         on: the object that it failed on (a reference, a file with its line, a URL).
         detail: the last lines of output that explain it, shown indented.
         hint: the next thing to try, as a sentence or a command.
+
+    Attributes:
+        drawn: whether the object was looked at by lot: a run that does not fail on it need not have
+            looked.
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.TARGET_FAILED
+    drawn = False
 
     def __init__(self, what: str, *, on: str = "", detail: str = "", hint: str = "") -> None:
         super().__init__(what, on, detail, hint)

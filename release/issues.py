@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from release.errors import ConfigurationError
@@ -24,6 +25,11 @@ MOST_NEW = 10
 
 _MARK = re.compile(r"<!-- install-zfs: (\S+) (.+?) -->")
 _DONE = frozenset({Status.PUBLISHED, Status.UNCHANGED})
+_HOST = re.compile(r"https?://([^/]+)")
+_ACCOUNTS_FOR = {"plan": ("plan",), "sync": ("build", "publish")}
+"""The jobs whose failures a file of results tells of, by its name."""
+_HOW_STEPS_END = frozenset({"success", "failure", "cancelled", "skipped"})
+_HINT_JOB = "The job's log says why."
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Cause:
     """Something that went wrong.
 
     Attributes:
-        kind: ``kernel``, ``upstream`` or ``job``.
+        kind: ``kernel``, ``upstream``, ``look`` (at what is looked at by lot) or ``job``.
         of: which of them.
         title: says the cause, and is the same in every run.
         lines: what is known of it, each in one line of other people's words.
@@ -59,13 +65,19 @@ class Results:
         jobs: how each job ended, in Actions' words: ``success``, ``failure``, ``cancelled`` or
             ``skipped``.
         looked: whether upstream was looked at at all.
+        steps: how steps of jobs ended, as far as a job's outputs say it, by ``job/step``.
+        told: the jobs whose failure their results account for.
+        whole: whether all was looked at, and not a share of it.
         given_up: kernels that a maintainer, or what their image lacks, has taken out.
     """
 
     outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
-    failures: Mapping[str, Mapping[str, str]]
+    failures: Mapping[str, Mapping[str, Any]]
     jobs: Mapping[str, str]
     looked: bool
+    steps: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    told: frozenset[str] = frozenset()
+    whole: bool = False
     given_up: frozenset[str] = frozenset()
 
 
@@ -80,27 +92,41 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
         ConfigurationError: something else is there.
     """
     outcomes: dict[tuple[str, str], Mapping[str, Any]] = {}
-    failures: dict[str, Mapping[str, str]] = {}
-    looked = False
+    failures: dict[str, Mapping[str, Any]] = {}
+    told: set[str] = set()
+    looked = whole = False
     for file in files:
         if not file.is_file():
             continue
         try:
             content = json.loads(file.read_bytes())
-            outcomes |= {(one["kernel"], one["platform"]): one for one in content["outcomes"]}
+            own = {(one["kernel"], one["platform"]): one for one in content["outcomes"]}
+            outcomes |= own
             failures |= {_plain(one["on"]) or "-": one for one in content["failures"]}
+            if content["failures"] or any(one["status"] == Status.FAILED for one in own.values()):
+                told.update(_ACCOUNTS_FOR.get(file.stem, ()))
+            whole = whole or content.get("whole") is True
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError("is not what --json writes", on=str(file)) from error
         looked = True
     try:
-        ended = {str(name): str(job["result"]) for name, job in json.loads(jobs).items()}
+        each = json.loads(jobs)
+        ended = {str(name): str(job["result"]) for name, job in each.items()}
+        steps = {
+            f"{name}/{step}": str(how)
+            for name, job in each.items()
+            for step, how in job.get("outputs", {}).items()
+            if how in _HOW_STEPS_END
+        }
     except (ValueError, AttributeError, TypeError, KeyError) as error:
         raise ConfigurationError(
             "is not the context of a workflow's jobs",
             on=f"--jobs {jobs!r}",
             hint='write {"plan": {"result": "success"}}',
         ) from error
-    return Results(outcomes, failures, ended, looked, frozenset(given_up))
+    return Results(
+        outcomes, failures, ended, looked, steps, frozenset(told), whole, frozenset(given_up)
+    )
 
 
 def causes(results: Results) -> list[Cause]:
@@ -117,17 +143,38 @@ def causes(results: Results) -> list[Cause]:
         )
         title = f"{kernel} {COULD_NOT}"
         found.append(Cause("kernel", kernel, title, tuple(lines), hint))
-    for on, failure in results.failures.items():
-        title = f"{on} could not be read completely"
-        said = (failure["what"], failure["hint"])
+    for (kind, place), failures in _by_place(results).items():
+        title = f"{place} could not be read completely"
+        said = (f"{on}: {one['what']}" for on, one in failures.items())
+        hints = dict.fromkeys(one["hint"] for one in failures.values())
         hint = "Nothing was lost or assumed. Every run tries again."
-        found.append(Cause("upstream", on, title, said, hint))
+        found.append(Cause(kind, place, title, (*said, *hints), hint))
+    failed_steps = {step: how for step, how in results.steps.items() if how == "failure"}
+    for step in failed_steps:
+        job, _, name = step.partition("/")
+        title = f"the step {name} of the job {job} of the workflow sync did not end well"
+        found.append(Cause("job", step, title, ("failure",), _HINT_JOB))
     # A job that failed for what is told already has no cause of its own.
-    for name, result in results.jobs.items() if not found else ():
-        if result not in ("success", "skipped"):
+    told = results.told | {step.partition("/")[0] for step in failed_steps}
+    for name, result in results.jobs.items():
+        if result not in ("success", "skipped") and name not in told:
             title = f"the job {name} of the workflow sync did not end well"
-            found.append(Cause("job", name, title, (result,), "The job's log says why."))
+            found.append(Cause("job", name, title, (result,), _HINT_JOB))
     return found
+
+
+def _by_place(results: Results) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
+    """What could not be read, by the kind of look and the server: one outage is one cause."""
+    found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for on, failure in results.failures.items():
+        kind = "look" if failure.get("drawn") else "upstream"
+        found.setdefault((kind, _place(on)), {})[on] = failure
+    return found
+
+
+def _place(on: str) -> str:
+    match = _HOST.match(on)
+    return match[1] if match else on
 
 
 def is_gone(kind: str, of: str, results: Results) -> bool:
@@ -135,11 +182,16 @@ def is_gone(kind: str, of: str, results: Results) -> bool:
     match kind:
         case "kernel":
             seen = [one["status"] for (kernel, _), one in results.outcomes.items() if kernel == of]
-            return of in results.given_up or (results.looked and _DONE.issuperset(seen))
+            if not seen:
+                # It can be one that could not be listed.
+                return of in results.given_up or (results.looked and not results.failures)
+            return of in results.given_up or _DONE.issuperset(seen)
         case "upstream":
-            return results.looked and of not in results.failures
+            return results.looked and (kind, of) not in _by_place(results)
+        case "look":
+            return results.looked and results.whole and (kind, of) not in _by_place(results)
         case "job":
-            return results.jobs.get(of) == "success"
+            return "success" in (results.jobs.get(of.partition("/")[0]), results.steps.get(of))
         case _:
             return False
 

@@ -163,19 +163,25 @@ class Report:
                     out.write(f"{name}={value}\n")
 
     def outcomes(
-        self, outcomes: Sequence[Outcome], to: Path | None, failures: Iterable[ReleaseError] = ()
+        self,
+        outcomes: Sequence[Outcome],
+        to: Path | None,
+        failures: Iterable[ReleaseError] = (),
+        *,
+        whole: bool = False,
     ) -> None:
         """The result: a table on stdout, JSON to a file, and the job's summary under Actions.
 
         Args:
             failures: what could not be read, for the JSON.
+            whole: whether all was looked at, and not a share of it, for the JSON.
         """
         rows = [
             (one.status, one.kernel, one.platform, f"{one.seconds:.0f} s", one.reason)
             for one in outcomes
         ]
         table(("STATUS", "KERNEL", "PLATFORM", "TIME", "REASON"), rows)
-        write_json(outcomes, to, failures=as_data(failures))
+        write_json(outcomes, to, failures=as_data(failures), whole=whole)
         self.summary(outcomes)
 
     def summary(self, outcomes: Sequence[Outcome]) -> None:
@@ -185,9 +191,11 @@ class Report:
                 file.write(redact(_markdown(outcomes, _MOST_SUMMARY)))
 
 
-def as_data(failures: Iterable[ReleaseError]) -> list[dict[str, str]]:
+def as_data(failures: Iterable[ReleaseError]) -> list[dict[str, str | bool]]:
     """What could not be read, for programs."""
-    return [{"on": one.on, "what": one.what, "hint": one.hint} for one in failures]
+    return [
+        {"on": one.on, "what": one.what, "hint": one.hint, "drawn": one.drawn} for one in failures
+    ]
 
 
 def write_json(outcomes: Sequence[Outcome], to: Path | None, **more: object) -> None:

@@ -74,6 +74,33 @@ _VARIABLES = {
 }
 
 
+def require_ours(environment: Mapping[str, str]) -> None:
+    """Raises:
+    PreflightError: a variable that names our repository, or lets us write there, is not set.
+    """
+    for name, hint in _VARIABLES.items():
+        if not environment.get(name):
+            raise PreflightError(f"{name} is not set", hint=hint)
+
+
+def github_of(http: Http, environment: Mapping[str, str]) -> GitHub | None:
+    """Our own repository; None where no variable names one."""
+    repository = environment.get("GITHUB_REPOSITORY")
+    token = environment.get("GITHUB_TOKEN")
+    return GitHub(http, _api(environment), repository, token) if repository else None
+
+
+def source_of(environment: Mapping[str, str]) -> str:
+    """The URL of our own repository; empty where no variable names one."""
+    server = environment.get("GITHUB_SERVER_URL", "https://github.com")
+    repository = environment.get("GITHUB_REPOSITORY")
+    return f"{server}/{repository}" if repository else ""
+
+
+def _api(environment: Mapping[str, str]) -> str:
+    return environment.get("GITHUB_API_URL", API).rstrip("/")
+
+
 class Step(IntEnum):
     """How far a command goes with a kernel."""
 
@@ -142,11 +169,8 @@ class World:
         self.registry = Registry(self.http, environment)
         self.builder = Builder(cache, environment)
         self.emulator = Emulator()
-        self.github: GitHub | None = None
-        api = environment.get("GITHUB_API_URL", API).rstrip("/")
+        self.github = github_of(self.http, environment)
         token = environment.get("GITHUB_TOKEN")
-        if repository := environment.get("GITHUB_REPOSITORY"):
-            self.github = GitHub(self.http, api, repository, token)
         openzfs = versions.openzfs
         self.openzfs = OpenZFS(
             GitHub(
@@ -154,7 +178,7 @@ class World:
                 openzfs.api,
                 openzfs.repository,
                 # A token is for one API and goes to no other.
-                token if openzfs.api == api else None,
+                token if openzfs.api == _api(environment) else None,
             ),
             cache / "sources",
             Tarballs(versions.path.with_name(TARBALLS)),
@@ -179,9 +203,7 @@ class World:
 
     @cached_property
     def source(self) -> str:
-        server = self.environment.get("GITHUB_SERVER_URL", "https://github.com")
-        repository = self.environment.get("GITHUB_REPOSITORY")
-        return f"{server}/{repository}" if repository else ""
+        return source_of(self.environment)
 
     @cached_property
     def code(self) -> str:
@@ -260,13 +282,16 @@ class World:
                 try:
                     found[image] = self.registry.head(image)
                 except ReleaseError as error:
+                    error.drawn = True
                     failures.append(error)
 
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
             list(pool.map(look, images))
         if left := len(images) - len(found) - len(failures):
             why = f"no further {left} images were looked at, after {len(failures)} failures"
-            failures.append(UpstreamError(why, on=str(self.versions.image), hint="run again"))
+            more = UpstreamError(why, on=str(self.versions.image), hint="run again")
+            more.drawn = True
+            failures.append(more)
         return found, failures
 
     def unsigned(
@@ -306,6 +331,7 @@ class World:
                 elif not whole:
                     break
         except UpstreamError as error:
+            error.drawn = True
             return frozenset(found), [error]
         return frozenset(found), []
 
@@ -482,6 +508,15 @@ class World:
         if news.desktops.new:
             self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
 
+    def know(self, planned: Iterable[Entry], delivered: Collection[Key]) -> None:
+        """Writes down the kernels that others built, as their plan has them: upstream need not be
+        there to name them a second time.
+        """
+        known = {entry.slug for entry in self.versions.kernels}
+        slugs = {slug for slug, _ in delivered} - known
+        entries = [entry for entry in planned if entry.slug in slugs]
+        self.versions = versions.append(self.versions, entries)
+
     def find_platforms(self, targets: Iterable[Target]) -> list[ReleaseError]:
         """Looks at the kernels that are to be done and of which no platform is known, and writes
         down what it finds.
@@ -529,15 +564,7 @@ class World:
                 f"publishing is stopped: {STOP} is set to {self.stopped!r}",
                 hint=f"unset it to go on; in GitHub's settings: Actions, Variables, {STOP}",
             )
-        self.require(*_VARIABLES)
-
-    def require(self, *variables: str) -> None:
-        """Raises:
-        PreflightError: one of these variables is not set.
-        """
-        for name in variables:
-            if not self.environment.get(name):
-                raise PreflightError(f"{name} is not set", hint=_VARIABLES[name])
+        require_ours(self.environment)
 
     def preflight(self, until: Step, *, builds: bool = True) -> None:
         """Makes sure, before an hour of building, that all of it can be done here.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +46,19 @@ def results(
         (kernel, "linux/amd64"): {"status": status, "reason": "gcc: `error` @me"}
         for kernel, status in statuses.items()
     }
-    told = {on: {"what": what, "hint": ""} for on, what in (failures or {}).items()}
-    failed = told or "failed" in statuses.values()
-    return Results(outcomes, told, jobs or (BADLY if failed else WELL), looked=True, **more)
+    unread = {
+        on: {"what": what, "hint": "", "drawn": False} for on, what in (failures or {}).items()
+    }
+    failed = bool(unread) or "failed" in statuses.values()
+    told = frozenset(BADLY) if failed else frozenset[str]()
+    jobs = jobs or (BADLY if failed else WELL)
+    return Results(outcomes, unread, jobs, looked=True, told=told, **more)
+
+
+def looks(unread: Iterable[str], *, whole: bool = False) -> Results:
+    """A run that could not look at some of what is looked at by lot."""
+    failures = {on: {"what": "answered 403", "hint": "wait", "drawn": True} for on in unread}
+    return Results({}, failures, WELL, looked=True, whole=whole)
 
 
 def opened(repository: Repository) -> list[str]:
@@ -105,6 +115,69 @@ def test_an_upstream_and_a_job_have_issues_of_their_own(
     ]
     tell(github, results({}, jobs={"plan": "success", "build": "skipped"}), "run 3")
     assert opened(repository) == []
+
+
+def test_an_outage_is_one_cause_whatever_could_not_be_read(
+    github: GitHub, repository: Repository
+) -> None:
+    urls = [f"https://registry.example/v2/me/zfs/manifests/{name}" for name in "ab"]
+    tell(github, results({}, dict.fromkeys(urls, "answered 500")), "run 1")
+    (issue,) = repository.issues
+    assert issue.title == "registry.example could not be read completely"
+    assert all(f"    {url}: answered 500\n" in issue.body for url in urls)
+    tell(github, results({}, {urls[1]: "answered 500"}), "run 2")
+    assert len(repository.issues) == 1
+    tell(github, results({}), "run 3")
+    assert opened(repository) == []
+
+
+def test_what_is_looked_at_by_lot_is_not_gone_before_all_is_looked_at(
+    github: GitHub, repository: Repository
+) -> None:
+    tags = ["https://registry.example/v2/me/zfs/manifests/a", "https://registry.example/v2/b"]
+    for number, run in enumerate((looks(tags[:1]), looks([]), looks(tags[1:]), looks([]))):
+        tell(github, run, f"run {number}")
+        assert opened(repository) == ["registry.example could not be read completely"]
+        assert len(repository.issues) == 1
+    tell(github, looks(tags[:1], whole=True), "run 5")
+    assert len(opened(repository)) == 1
+    tell(github, looks([], whole=True), "run 6")
+    assert opened(repository) == []
+
+
+def test_a_kernel_that_could_not_be_listed_is_not_gone(
+    github: GitHub, repository: Repository
+) -> None:
+    tell(github, results({KERNEL: "failed"}), "run 1")
+    tell(github, results({}, {"hub.docker.com": "answered 500"}), "run 2")
+    assert f"{KERNEL} {issues.COULD_NOT}" in opened(repository)
+    tell(github, results({}), "run 3")
+    assert opened(repository) == []
+
+
+def test_what_fails_beside_the_kernels_has_an_issue(
+    github: GitHub, repository: Repository, tmp_path: Path
+) -> None:
+    file = tmp_path / "sync.json"
+    one = {"kernel": KERNEL, "platform": "linux/amd64", "status": "failed", "reason": "gcc"}
+    file.write_text(json.dumps({"outcomes": [one], "failures": []}))
+    kernel = f"{KERNEL} {issues.COULD_NOT}"
+
+    def after(plan: str, **steps: str) -> list[str]:
+        jobs = {
+            "plan": {"result": plan, "outputs": {"matrix": "{}", "build": "true"}},
+            "build": {"result": "failure", "outputs": {}},
+            "publish": {"result": "failure", "outputs": steps},
+        }
+        tell(github, read([file], json.dumps(jobs), ()), "a run")
+        return opened(repository)
+
+    assert after("success", attest="success", record="success") == [kernel]
+    record = "the step record of the job publish of the workflow sync did not end well"
+    assert after("success", attest="success", record="failure") == [kernel, record]
+    assert after("success", attest="success", record="skipped") == [kernel, record]
+    plan = "the job plan of the workflow sync did not end well"
+    assert after("failure", attest="success", record="success") == [kernel, plan]
 
 
 def test_a_job_that_failed_for_its_kernels_has_no_cause_of_its_own() -> None:

@@ -179,6 +179,7 @@ class Shop:
             f"  hub: {desk.hub.url}\nopenzfs:\n  api: {desk.github.url}\nlatest: {{kernels: 0}}\n"
             f"on_the_spot: false\nkernels:\n- image: {self.image}\n  desktop: [4.13.0]\n"
         )
+        self.versions = versions
         self.git("init", "--quiet", "--bare", "--initial-branch", "main", str(self.origin))
         self.push({"versions.yaml": versions, "linuxkit.yaml": self.parts(pinned=True)})
 
@@ -705,7 +706,9 @@ def test_what_is_nowhere_any_more_is_built_and_joins_what_was_brought_back(
     failing = shop.run()
     failing.job("plan")
     shop.deliver(failing, ARM64, error="the build failed")
-    assert "is brought back with the others" in shop.finish(failing, build="failure").printed
+    published = shop.finish(failing, build="failure")
+    assert "repaired: the image was missing" in published.printed
+    assert SLUG in shop.tags, "what is left does not wait for what failed"
 
     run = shop.run()
     (row,) = json.loads(run.job("plan").outputs["matrix"])["include"]
@@ -713,12 +716,12 @@ def test_what_is_nowhere_any_more_is_built_and_joins_what_was_brought_back(
     shop.deliver(run, ARM64)
     published = shop.finish(run)
     assert published.result == "success", published.printed
-    assert "repaired: the image was missing" in published.printed
     _, content = registry.manifests["me/zfs"][SLUG]
     found = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
     assert found == {"amd64", "arm64", "unknown"}
     assert shop.assets == ASSETS
-    assert {name for name, _ in run.attested if "/" not in name} == assets("arm64") - {SUMS}
+    # The index that came back with one platform alone was new, too.
+    assert {name for name, _ in run.attested if "/" not in name} == ASSETS - {SUMS}
     assert shop.run().job("plan").outputs["build"] == "false"
 
 
@@ -870,6 +873,37 @@ def test_what_could_not_be_read_is_told_and_holds_back_nothing(shop: Shop) -> No
     assert state.NAME not in shop.git("ls-tree", "--name-only", "main", cwd=shop.origin)
 
 
+def test_what_was_built_is_published_though_upstream_names_it_no_more(shop: Shop) -> None:
+    head, _, _ = shop.versions.partition("kernels:\n")
+    shop.push({"versions.yaml": f"{head}kernels:\n"})
+    run = shop.run()
+    assert run.job("plan").outputs["build"] == "true"
+    for platform in (AMD64, ARM64):
+        shop.deliver(run, platform)
+    shop.desk.hub.repositories.clear()
+    shop.finish(run)
+    assert shop.assets == ASSETS
+    assert f"image: {shop.image}\n" in shop.file("versions.yaml")
+
+
+def test_a_run_by_hand_for_one_kernel_publishes_no_other(shop: Shop) -> None:
+    published_for_both(shop)
+    lose(shop, SLUG)
+    other = shop.desk.registry.put_image("linuxkit/kernel", "5.4.40", {"of": "another"}, "amd64")
+    image: Any = ("linux", "amd64", None, other, 1)
+    shop.desk.hub.repository("linuxkit", "kernel").push("5.4.40", other, [image], DAY)
+    run = shop.run(by="workflow_dispatch", refs="linuxkit-kernel-5.4.40")
+    planned = run.job("plan")
+    assert (planned.outputs["build"], planned.outputs["publish"]) == ("true", "true")
+    printed = shop.finish(run, build="failure").printed
+    assert "its job delivered nothing" in printed
+    assert "not chosen in this run" in printed
+    assert SLUG not in shop.tags
+    run = shop.run()
+    run.job("plan")
+    assert "repaired: the image was missing" in shop.finish(run, build="failure").printed
+
+
 def test_the_stop_variable_stops_a_run(shop: Shop) -> None:
     shop.variables["INSTALL_ZFS_STOP"] = "2.1.16 eats data"
     for schedule in ("17 */6 * * *", WEEKLY):
@@ -888,8 +922,14 @@ def test_a_job_that_says_nothing_has_an_issue(shop: Shop) -> None:
     assert run.job("plan").result == "failure"
     run.ended["build"] = Ended("skipped", {}, "", "")
     assert run.job("publish").result == "skipped"
-    # Nor can what the job itself needs be read.
+    # Nor can what the job itself needs be read; it tells all the same.
     assert run.job("report").result == "failure"
+    assert shop.issues == ["the job plan of the workflow sync did not end well"]
+    shop.push({"versions.yaml": shop.versions})
+    run = shop.run()
+    run.job("plan")
+    shop.finish(run)
+    assert "the job plan of the workflow sync did not end well" not in shop.issues
 
 
 def test_a_commit_in_between_is_kept(shop: Shop) -> None:
