@@ -21,6 +21,7 @@ from release.build import PROJECT
 from release.layout import Layout
 from release.registry import OCI_MANIFEST
 from tests.lab.compare import image_differences, modules, tar_differences, traces
+from tests.lab.second_engine import NAME, second_builder, used
 from tests.lab.setup import Setup
 from tests.test_layout import put
 
@@ -111,6 +112,7 @@ def test_what_tells_of_the_machine_is_found(content: bytes, found: list[str]) ->
 def test_two_clean_builds_give_the_same_image_and_the_same_tar(
     built_in: Setup, tmp_path: Path
 ) -> None:
+    """The second one by another BuildKit, which has nothing of the first one."""
     (entry,) = built_in.load().kernels
     cache = built_in.directory / "cache"
     layout, tar = Layout(cache / "images" / f"{entry.slug}-amd64"), cache / f"zfs-{entry.slug}.tar"
@@ -129,9 +131,15 @@ exec {shutil.which("docker")} "$@"
     (tools / "docker").write_text(script)
     (tools / "docker").chmod(0o755)
 
-    run = built_in.run("build", "all", environment={"PATH": f"{tools}:{os.environ['PATH']}"})
+    path = f"{tools}:{os.environ['PATH']}"
+    with second_builder({**os.environ, **built_in.environment, "PATH": path}) as environment:
+        before = used(environment)
+        run = built_in.run("build", "all", "--builder", NAME, environment=environment)
+        after = used(environment)
 
     assert run.exit_code == 0, run
+    if os.geteuid() == 0:
+        assert (before, after != before) == ("0B", True)
     log = (cache / "logs" / f"{entry.slug}-amd64.build.log").read_text()
     compiled = [line for line in log.splitlines() if "CC [M]" in line]
     assert compiled, "it was built anew"

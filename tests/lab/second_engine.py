@@ -1,12 +1,13 @@
 """A second BuildKit on this machine, for ``docker buildx build --builder NAME``.
 
 It is reached by buildx's ``remote`` driver, as a ``buildkitd`` is. As root it is in another engine
-with nothing in it. Who may not start one gets the one of the engine at hand, which tells no more
-than that the name is obeyed.
+with nothing in it, on the bridge of the engine at hand. Who may not start one gets the one of the
+engine at hand, which tells no more than that the name is obeyed.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import socketserver
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -31,7 +32,9 @@ def second_builder(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
         with ExitStack() as stack:
             host = environment.get("DOCKER_HOST", "unix:///var/run/docker.sock")
             if os.geteuid() == 0:
-                host = stack.enter_context(_engine(Path(name)))
+                host = stack.enter_context(
+                    _engine(Path(name), _network({**known, "DOCKER_HOST": host}))
+                )
             address = stack.enter_context(_buildkit(Path(name), {**known, "DOCKER_HOST": host}))
             _docker(known, "buildx", "create", "--name", NAME, "--driver", "remote", address)
             yield known
@@ -66,14 +69,29 @@ def _buildkit(directory: Path, environment: Mapping[str, str]) -> Iterator[str]:
             thread.join()
 
 
+def _network(environment: Mapping[str, str]) -> list[str]:
+    """Options of an engine that shares another one's bridge, which the rules of the machine let
+    out: its containers have the last addresses there, the other one's the first.
+    """
+    format_ = (
+        '{{index .Options "com.docker.network.bridge.name"}} {{(index .IPAM.Config 0).Subnet}}'
+    )
+    bridge, subnet = _docker(
+        environment, "network", "inspect", "bridge", "--format", format_
+    ).split()
+    network = ipaddress.ip_network(subnet)
+    *_, last = network.subnets(prefixlen_diff=2)
+    return ["--bridge", bridge, "--fixed-cidr", str(last)]
+
+
 @contextmanager
-def _engine(directory: Path) -> Iterator[str]:
+def _engine(directory: Path, network: Sequence[str]) -> Iterator[str]:
     config = directory / "daemon.json"
     config.write_text(json.dumps({"features": {"containerd-snapshotter": True}}))
     host = f"unix://{directory}/docker.sock"
     command = [
         *("dockerd", "--config-file", config, "--host", host),
-        *("--bridge", "none", "--iptables=false", "--ip6tables=false"),
+        *(*network, "--iptables=false", "--ip6tables=false"),
         *("--data-root", directory / "data", "--exec-root", directory / "exec"),
         *("--pidfile", directory / "docker.pid"),
     ]
