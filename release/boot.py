@@ -92,6 +92,11 @@ def machine(architecture: str) -> Machine:
     return MACHINES[architecture]
 
 
+def can_boot(architecture: str) -> bool:
+    """Whether this machine has QEMU for an architecture (``amd64``, ``arm64``)."""
+    return shutil.which(machine(architecture).binary) is not None
+
+
 def preflight(architecture: str) -> None:
     """Checks that kernels of the architecture (``amd64``, ``arm64``) can be booted here.
 
@@ -99,7 +104,7 @@ def preflight(architecture: str) -> None:
         PreflightError: QEMU is not installed or does not know the architecture.
     """
     wanted = machine(architecture)
-    if shutil.which(wanted.binary) is None:
+    if not can_boot(architecture):
         raise PreflightError(
             f"{wanted.binary} is not installed; kernels for {architecture} are tested with it",
             hint=f"apt-get install --no-install-recommends {wanted.package}",

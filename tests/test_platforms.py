@@ -105,6 +105,8 @@ def test_a_platform_that_fails_on_and_on_waits(shop: Shop) -> None:
     assert run.exit_code == 0, run
     assert statuses(run) == {AMD64: "unchanged", ARM64: "waiting"}
     assert DESKTOP not in shop.setup.tags()
+    # This machine is none of arm64, and says so all the same.
+    assert f"{ARM64}: failed {MOST_ATTEMPTS} times" in shop.setup.run("status").stdout
 
     shop.write(entry="    without: [linux/arm64]\n")
     run = shop.setup.run("sync", *BOTH)
@@ -187,6 +189,20 @@ def test_what_lacks_something_for_one_platform_is_not_given_up_for_the_other(
     assert "`without: [linux/arm64]` in its entry lets desktop-X do without it" in lost["reason"]
     assert statuses(shop.setup.run("sync", *BOTH))[AMD64] in ("published", "unchanged")
     assert asset_name(shop.kernel.slug, AMD64) in shop.assets
+
+
+def test_latest_is_booted_for_every_platform_that_the_machine_can_emulate(shop: Shop) -> None:
+    for shop.setup.machine in ("x86_64", "aarch64"):
+        assert shop.setup.run("sync").exit_code == 0
+    before = shop.setup.tags()
+    del shop.setup.registry.manifests[IMAGES]["latest"]
+    shutil.rmtree(shop.setup.path.parent / "cache")
+    shop.setup.machine = "x86_64"
+    run = shop.setup.run("sync")
+    assert run.exit_code == 0, run
+    for platform in (AMD64, ARM64):
+        assert f"boot {shop.kernel.slug} with it on {platform}" in run.stderr
+    assert shop.setup.tags() == before
 
 
 def test_desktop_waits_for_the_other_machine(shop: Shop) -> None:
