@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,13 @@ import pytest
 from release.build import Builder
 from release.engine import Engine
 from release.errors import BuildError, ReleaseError
-from release.github import GitHub
 from release.http import Http, bytes_digest, redact, without_secrets
 from release.reference import Reference
 from release.registry import Registry
 from tests.lab.leaks import found_in, leaks
 from tests.lab.server import LabServer, Request, Response
 from tests.lab.small_registry import SmallRegistry
+from tests.recorded import Recorded
 from tests.test_cli import Desk
 
 SECRETS = {
@@ -166,28 +165,49 @@ def test_no_secret_goes_to_another_host(desk: Desk, monkeypatch: pytest.MonkeyPa
         assert leaks(SECRETS, {**texts, "elsewhere": other.sent}, [desk.path.parent]) == []
 
 
-def test_no_secret_is_in_what_is_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, desk: Desk
+@pytest.mark.parametrize("ends", ["well", "badly"])
+def test_no_secret_is_in_what_is_published_nor_in_what_stays_here(
+    tmp_path: Path, ends: str
 ) -> None:
-    monkeypatch.setenv("DOCKER_CONFIG", str(desk.directory / "docker-config"))
-    monkeypatch.setenv("GITHUB_TOKEN", SECRETS["GITHUB_TOKEN"])
-    desk.registry.auth, desk.registry.password = "Basic", PASSWORD
-    http = Http()
-    registry = Registry(http, os.environ)
-    image = Reference.parse(f"{desk.registry.host}/me/zfs")
-    registry.upload(image, bytes_digest(b"a layer"), b"a layer")
-    github = GitHub(http, desk.github.url, "me/install-zfs", SECRETS["GITHUB_TOKEN"])
-    release = github.create_draft("x", "x", "x")
-    asset = tmp_path / "asset"
-    asset.write_bytes(b"x")
-    github.upload(release, asset)
-    desk.releases.releases[-1].put_asset("SHA256SUMS", b"x")
-    github.publish(release)
-    held: dict[str, str | bytes] = {
-        **{str(digest): blob for digest, blob in desk.registry.blobs.items()},
-        "release": repr(desk.releases.releases[-1]),
-    }
-    assert leaks(SECRETS, held) == []
+    """A whole run, with what its children are given and what they show to the process list."""
+    cached = {**SECRETS, "ACTIONS_RUNTIME_TOKEN": "planted0runtime0token0"}
+    with Recorded(tmp_path / "setup") as setup:
+        kernel = setup.push_kernel("5.4.39")
+        setup.write_versions(f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n")
+        setup.github.add_token(SECRETS["GITHUB_TOKEN"], push=[setup.releases.full_name])
+        setup.small.auth, setup.small.password = "Basic", PASSWORD
+        config = tmp_path / "docker-config"
+        config.mkdir()
+        (config / "config.json").write_text(json.dumps({"auths": {setup.host: {"auth": LOGIN}}}))
+        children = tmp_path / "children"
+        for program in (setup.directory / "bin").iterdir():
+            text = program.read_text()
+            record = f'printf "%s\\n" "$@" >>{children}\nexport -p >>{children}\n'
+            program.write_text(text.replace("exec ", f"{record}exec ", 1))
+        if ends == "badly":
+            (setup.results / kernel.digest.replace(":", "-") / "zfs.ko").unlink()
+        run = setup.run(
+            "sync",
+            DOCKERHUB_USERNAME="me",
+            GITHUB_ACTIONS="true",
+            GITHUB_STEP_SUMMARY=str(setup.directory / "summary"),
+            DOCKER_CONFIG=str(config),
+            **{name: secret for name, secret in cached.items() if name.isupper()},
+        )
+        assert [one["status"] for one in run.outcomes] == [
+            "published" if ends == "well" else "failed"
+        ], run
+        held: dict[str, str | bytes] = dict(setup.small.blobs)
+        for name, manifests in setup.small.manifests.items():
+            held |= {f"{name} {tag}": content for tag, (_, content) in manifests.items()}
+        for release in setup.releases.releases:
+            held |= {f"the notes of {release.tag_name}": release.body or ""}
+            assets = {one.name: one.content for one in release.assets}
+            held |= {name: raw for name, raw in assets.items() if isinstance(raw, bytes)}
+        held |= {"stdout": run.stdout, "stderr": run.stderr}
+        assert children.read_text().count("buildx") > 1
+        assert leaks(cached, held, [setup.directory]) == []
+        assert leaks(SECRETS, {"children": children.read_bytes()}) == []
 
 
 def test_a_program_that_is_run_gets_no_token_and_shows_none_to_the_process_list(
