@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from release.plan import Target
+from release.plan import Held, Target
 from release.reference import Digest, Platform, Reference
 from release.state import MOST_ATTEMPTS, Attempt, Inputs, State
 from release.versions import Entry
@@ -43,8 +43,8 @@ def held(
     state: State,
     code: str,
     digests: Callable[[Collection[Reference]], Mapping[Reference, Digest | None]],
-) -> Mapping[str, Mapping[Platform, str]]:
-    """By slug and platform, why what is to be done has to wait.
+) -> Held:
+    """Why what is to be done has to wait.
 
     Args:
         code: what :func:`code_digest` is now.
@@ -52,7 +52,7 @@ def held(
             builders whose kernels would wait otherwise.
     """
     waiting = {
-        (target.entry.slug, platform): attempt
+        (target.entry.slug, target.zfs, platform): attempt
         for target in targets
         for platform in target.platforms
         if target.to_do
@@ -62,11 +62,11 @@ def held(
     }
     before = {key: _builders(attempt.inputs) for key, attempt in waiting.items()}
     now = digests({image for images in before.values() for image in images})
-    found: dict[str, dict[Platform, str]] = {}
-    for (slug, platform), attempt in waiting.items():
-        images = before[slug, platform]
+    found: dict[tuple[str, str | None], dict[Platform, str]] = {}
+    for (slug, zfs, platform), attempt in waiting.items():
+        images = before[slug, zfs, platform]
         if all(now.get(image, digest) == digest for image, digest in images.items()):
-            found.setdefault(slug, {})[platform] = _reason(attempt)
+            found.setdefault((slug, zfs), {})[platform] = _reason(attempt)
     return found
 
 

@@ -228,13 +228,15 @@ def sync(
     with _report() as report:
         world = _world(path, here, handover.RUNNERS if delivered else ())
         world.check_credentials()
-        received = None
+        received = planned = None
         if delivered and expected:
             planned = handover.read_plan(expected)
             received = handover.receive(delivered, planned.jobs)
             world.minute = planned.minute
-            world.know(versions.load(expected / versions.NAME).kernels, received)
         seen = _look(world, only, verify=verify, turns=bool(subjects))
+        if planned and expected:
+            made = world.know(expected, received or (), seen.entries)
+            seen = replace(seen, entries=(*seen.entries, *made), chosen=planned.chosen)
         news, observed, entries = seen.news, seen.observed, seen.entries
         draw = partial(seen.plan, world, entries, force=force, tried=received or ())
         targets, unread = draw()
@@ -438,7 +440,7 @@ def plan_(
             # What has no platform could not be looked at, and that is told as often as it fails.
             unknown = any(target.to_do and not target.platforms for target in targets)
             worth = worth or bool(jobs or kept) or unknown
-            _hand_over_plan(report, world, jobs, to, worth=worth)
+            _hand_over_plan(report, world, jobs, to, worth=worth, chosen=seen.chosen)
     new = {(entry.image, entry.digest) for entry in news.kernels.new}
     rows = []
     for target in targets:
@@ -465,16 +467,18 @@ def _hand_over_plan(
     to: Path,
     *,
     worth: bool,
+    chosen: frozenset[str] | None,
 ) -> None:
     """Writes the jobs down, and tells a workflow which of its own jobs have something to do.
 
     Args:
         worth: whether there is something to publish or to record.
+        chosen: slugs to work on, None for all.
     """
     if world.stopped:
         report.warn(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
         jobs, worth = [], False
-    handover.write_plan(handover.Plan(tuple(jobs), world.minute), to)
+    handover.write_plan(handover.Plan(tuple(jobs), world.minute, chosen), to)
     report.output(
         matrix=handover.matrix(jobs),
         build=str(bool(jobs)).lower(),

@@ -91,10 +91,12 @@ class Plan:
     Attributes:
         minute: by which its lots were drawn, see :func:`release.drift.share`: who publishes for it
             looks at what it saw, and at nothing else.
+        chosen: slugs of what the run is for, None for all.
     """
 
     jobs: tuple[Job, ...]
     minute: int
+    chosen: frozenset[str] | None = None
 
 
 def jobs_of(
@@ -169,7 +171,12 @@ def copy(versions: Path, to: Path) -> Path:
 
 def write_plan(plan: Plan, directory: Path) -> None:
     """Adds a plan to its directory."""
-    (directory / _PLAN).write_text(json.dumps(asdict(plan), indent=2) + "\n")
+    content = {
+        "jobs": [asdict(job) for job in plan.jobs],
+        "minute": plan.minute,
+        "chosen": None if plan.chosen is None else sorted(plan.chosen),
+    }
+    (directory / _PLAN).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def read_plan(directory: Path) -> Plan:
@@ -185,7 +192,8 @@ def read_plan(directory: Path) -> Plan:
             Job(**{**item, "platform": parse_platform(item["platform"])})
             for item in content["jobs"]
         )
-        return Plan(tuple(jobs), int(content["minute"]))
+        chosen = None if content["chosen"] is None else frozenset(map(str, content["chosen"]))
+        return Plan(tuple(jobs), int(content["minute"]), chosen)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigurationError(
             "is not a plan",

@@ -61,7 +61,7 @@ class Results:
 
     Attributes:
         outcomes: of kernels, the later job's in place of the earlier one's; by kernel, platform.
-        failures: what could not be read, by what it was.
+        failures: what could not be read, by what it was, and whether that is looked at by lot.
         jobs: how each job ended, in Actions' words: ``success``, ``failure``, ``cancelled`` or
             ``skipped``.
         looked: whether upstream was looked at at all.
@@ -72,7 +72,7 @@ class Results:
     """
 
     outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
-    failures: Mapping[str, Mapping[str, Any]]
+    failures: Mapping[tuple[str, bool], Mapping[str, Any]]
     jobs: Mapping[str, str]
     looked: bool
     steps: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -92,7 +92,7 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
         ConfigurationError: something else is there.
     """
     outcomes: dict[tuple[str, str], Mapping[str, Any]] = {}
-    failures: dict[str, Mapping[str, Any]] = {}
+    failures: dict[tuple[str, bool], Mapping[str, Any]] = {}
     told: set[str] = set()
     looked = whole = False
     for file in files:
@@ -102,7 +102,9 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
             content = json.loads(file.read_bytes())
             own = {(one["kernel"], one["platform"]): one for one in content["outcomes"]}
             outcomes |= own
-            failures |= {_plain(one["on"]) or "-": one for one in content["failures"]}
+            failures |= {
+                (_plain(one["on"]) or "-", one["drawn"] is True): one for one in content["failures"]
+            }
             if content["failures"] or any(one["status"] == Status.FAILED for one in own.values()):
                 told.update(_ACCOUNTS_FOR.get(file.stem, ()))
             whole = whole or content.get("whole") is True
@@ -166,8 +168,8 @@ def causes(results: Results) -> list[Cause]:
 def _by_place(results: Results) -> dict[tuple[str, str], dict[str, Mapping[str, Any]]]:
     """What could not be read, by the kind of look and the server: one outage is one cause."""
     found: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
-    for on, failure in results.failures.items():
-        kind = "look" if failure.get("drawn") else "upstream"
+    for (on, drawn), failure in results.failures.items():
+        kind = "look" if drawn else "upstream"
         found.setdefault((kind, _place(on)), {})[on] = failure
     return found
 

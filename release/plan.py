@@ -21,6 +21,9 @@ from release.versions import PLATFORMS, Entry, modules_tag
 
 SUMS = "SHA256SUMS"
 
+Held = Mapping[tuple[str, str | None], Mapping[Platform, str]]
+"""By slug and ZFS version, the platforms that are not to be tried again now, each with why."""
+
 _NUMBERED = re.compile(r"(.+)-([1-9][0-9]*)")
 
 
@@ -299,13 +302,12 @@ def plan(
     policy: Policy = Policy.PIN,
     choices: Mapping[str, Choice] = MappingProxyType({}),
     desktop: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    held: Mapping[str, Mapping[Platform, str]] = MappingProxyType({}),
+    held: Held = MappingProxyType({}),
+    mend: bool = True,
     unsigned: Collection[str] = (),
 ) -> list[Target]:
     """One target for each entry: first the kernels that a Docker Desktop is known to run, the
     newest of them first, then the others.
-
-    What is published and damaged is mended before another ZFS version takes its place.
 
     Args:
         platforms: what this run is for.
@@ -314,7 +316,8 @@ def plan(
         policy: why an entry's ZFS version may be replaced.
         choices: by slug, the ZFS versions of the entries that :func:`open_questions` names.
         desktop: by slug, Docker Desktop versions beside those that the entries name.
-        held: by slug, platforms that are not to be tried again now, and why.
+        held: what is not to be tried again now, and why.
+        mend: mend what is published before another ZFS version takes its place.
         unsigned: slugs of what was published to be signed, and is not.
     """
     targets = []
@@ -332,7 +335,7 @@ def plan(
             return target if signed or target.left_out else _unsigned(target)
 
         target = among(platforms)
-        if target.to_do and (why := held.get(entry.slug)):
+        if target.to_do and (why := held.get((entry.slug, target.zfs))):
             # What waits is as good as elsewhere, and keeps nothing from being done to the rest.
             rest = among(set(platforms) - why.keys())
             target = _hold(target, rest, why)
@@ -342,7 +345,7 @@ def plan(
 
     for entry in newest_first(entries, run):
         target = draw(entry, choices.get(entry.slug))
-        if entry.zfs and target.zfs != entry.zfs:
+        if mend and entry.zfs and target.zfs != entry.zfs:
             standing = draw(entry, None)
             if standing.repairs and standing.to_do:
                 target = standing
@@ -507,7 +510,9 @@ def _complete(slug: str, zfs: str, here: Iterable[Platform], observed: Observed)
         return False
     if receipt := observed.receipts.get(release.id):
         names = ((asset_name(slug, one), old_asset_name(slug, one)) for one in here)
-        return all(receipt.files.keys() & set(either) for either in names)
+        return receipt.platforms.keys() >= set(here) and all(
+            receipt.files.keys() & set(either) for either in names
+        )
     sums = release.asset(SUMS)
     return bool(sums and sums.state == "uploaded" and sums.size) and all(
         find_asset(release, slug, platform) for platform in here

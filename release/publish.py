@@ -366,6 +366,8 @@ def publish_release(
             assets = _with_its_attestations(release, assets, before)
     kept = _kept(github, release, entry, before)
     files = {**kept, **{path.name: _file(path) for path in assets}}
+    if release and not release.immutable:
+        release = _without_leftovers(github, release, entry.slug, files)
     sums = _write_sums(directory, files)
     receipt = Receipt(
         entry,
@@ -462,7 +464,7 @@ def _kept(
     github: GitHub, release: Release | None, entry: Entry, before: Receipt | None
 ) -> dict[str, File]:
     """The files that are in the release beside those that are to be uploaded now, and belong there:
-    what the receipt knows must not have changed. What else lies there is nobody's of us.
+    those that the receipt knows and that have not changed; without a receipt those of our names.
     """
     known = before.files if before else {}
     kept = {
@@ -470,16 +472,29 @@ def _kept(
         for name, file in known.items()
         if release and name != SUMS and file.is_in(release.asset(name))
     }
-    ours = {
-        name
-        for one in PLATFORMS
-        for name in (*asset_names(entry.slug, one), old_asset_name(entry.slug, one))
-    }
-    for asset in _there(release) if release else ():
-        if asset.name in ours - known.keys():
+    ours = {name for one in PLATFORMS for name in _all_asset_names(entry.slug, one)}
+    for asset in _there(release) if release and not before else ():
+        if asset.name in ours:
             digest = asset.digest or bytes_digest(github.read(asset))
             kept[asset.name] = File(asset.size, digest)
     return kept
+
+
+def _all_asset_names(slug: str, platform: Platform) -> tuple[str, ...]:
+    return *asset_names(slug, platform), old_asset_name(slug, platform)
+
+
+def _without_leftovers(
+    github: GitHub, release: Release, slug: str, files: Collection[str]
+) -> Release:
+    """A release without what runs that died, or damage, left of our files in it: what is wanted of
+    it is uploaded anew.
+    """
+    ours = {name for one in PLATFORMS for name in asset_names(slug, one)}
+    gone = [one for one in release.assets if one.name in ours.difference(files)]
+    for asset in gone:
+        github.delete_asset(asset)
+    return replace(release, assets=tuple(one for one in release.assets if one not in gone))
 
 
 def _write_sums(directory: Path, files: Mapping[str, File]) -> Path:

@@ -6,6 +6,7 @@ in the release's sideload tar; either is as good, where it has the digest that w
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from release.plan import asset_name
 from release.receipt import Receipt
 from release.reference import Digest, Platform, Reference, architecture, parse_digest
 from release.registry import MALFORMED, Registry
+
+_LACKING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ class Restorer:
         except (NotFoundError, OtherBytesError, PublishError):
             return None
         except bounded.CORRUPT as error:
-            # A full disk, say, tells nothing of what is out there.
-            if isinstance(error, OSError) and error.errno is not None:
+            # A full disk, say, tells nothing of what is out there; a file that the tar lacks does.
+            if isinstance(error, OSError) and error.errno not in (None, *_LACKING):
                 raise
             return None
         finally:

@@ -30,6 +30,7 @@ from release.github import API, GitHub
 from release.http import Http
 from release.openzfs import OpenZFS
 from release.plan import (
+    Held,
     Observed,
     Target,
     digests_to_be,
@@ -409,11 +410,11 @@ class World:
             if choice:
                 choices[entry.slug] = choice
         draw = partial(draw, policy=policy, choices=choices)
-        held: Mapping[str, Mapping[Platform, str]] = {}
+        held: Held = {}
         if self.state.attempts and not force:
             state = self.state.succeeded(tried)
             look = partial(self._builders, failures=failures, whole=whole)
-            held = attempts.held(draw(), state, self.code, look)
+            held = attempts.held((*draw(), *draw(mend=False)), state, self.code, look)
         return draw(held=held), list(failures.values())
 
     def _builders(
@@ -508,14 +509,31 @@ class World:
         if news.desktops.new:
             self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
 
-    def know(self, planned: Iterable[Entry], delivered: Collection[Key]) -> None:
-        """Writes down the kernels that others built, as their plan has them: upstream need not be
-        there to name them a second time.
+    def know(
+        self, directory: Path, delivered: Collection[Key], entries: Iterable[Entry]
+    ) -> list[Entry]:
+        """Writes down the kernels that others built and upstream, which could not be read a second
+        time, did not name; those.
+
+        Args:
+            directory: of the plan, which knew them. Their second names come with upstream's next
+                list.
+            entries: all others.
         """
-        known = {entry.slug for entry in self.versions.kernels}
-        slugs = {slug for slug, _ in delivered} - known
-        entries = [entry for entry in planned if entry.slug in slugs]
-        self.versions = versions.append(self.versions, entries)
+        entries = tuple(entries)
+        tags = {tag for entry in entries for tag in entry.image_tags}
+        digests = {entry.digest for entry in entries}
+        slugs = {slug for slug, _ in delivered} - tags
+        if not slugs:
+            return []
+        planned = versions.load(directory / versions.NAME).kernels
+        new = [
+            replace(entry, aliases=(), desktop=())
+            for entry in planned
+            if entry.slug in slugs and entry.digest not in digests
+        ]
+        self.versions = versions.append(self.versions, new)
+        return new
 
     def find_platforms(self, targets: Iterable[Target]) -> list[ReleaseError]:
         """Looks at the kernels that are to be done and of which no platform is known, and writes

@@ -46,9 +46,8 @@ def results(
         (kernel, "linux/amd64"): {"status": status, "reason": "gcc: `error` @me"}
         for kernel, status in statuses.items()
     }
-    unread = {
-        on: {"what": what, "hint": "", "drawn": False} for on, what in (failures or {}).items()
-    }
+    said = (failures or {}).items()
+    unread = {(on, False): {"what": what, "hint": ""} for on, what in said}
     failed = bool(unread) or "failed" in statuses.values()
     told = frozenset(BADLY) if failed else frozenset[str]()
     jobs = jobs or (BADLY if failed else WELL)
@@ -57,7 +56,7 @@ def results(
 
 def looks(unread: Iterable[str], *, whole: bool = False) -> Results:
     """A run that could not look at some of what is looked at by lot."""
-    failures = {on: {"what": "answered 403", "hint": "wait", "drawn": True} for on in unread}
+    failures = {(on, True): {"what": "answered 403", "hint": "wait"} for on in unread}
     return Results({}, failures, WELL, looked=True, whole=whole)
 
 

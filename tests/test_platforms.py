@@ -134,12 +134,16 @@ def test_a_platform_that_waits_keeps_no_damage_of_the_other_from_being_repaired(
     assert statuses(shop.setup.run("sync", *BOTH)) == {AMD64: "unchanged", ARM64: "waiting"}
 
 
-def test_what_is_left_of_one_platform_comes_back_without_the_other(shop: Shop) -> None:
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_what_is_left_of_one_platform_comes_back_without_the_other(shop: Shop, damage: str) -> None:
     assert shop.setup.run("sync", *BOTH).exit_code == 0
     before, slug = shop.setup.tags(), shop.kernel.slug
     shop.setup.registry.delete(IMAGES)
     (release,) = shop.setup.releases.releases
-    release.assets = [one for one in release.assets if "arm64" not in one.name]
+    if damage == "changed":
+        release.put_asset(asset_name(slug, ARM64), b"something else")
+    else:
+        release.assets = [one for one in release.assets if "arm64" not in one.name]
     shutil.rmtree(shop.setup.path.parent / "cache")
     shop.break_arm64()
     run = shop.setup.run("sync", *BOTH)

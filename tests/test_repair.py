@@ -259,6 +259,34 @@ def test_what_people_have_by_digest_is_never_deleted(setup: Recorded) -> None:
     ]
 
 
+def test_a_stranger_s_file_by_our_name_is_taken_for_nothing_that_was_tested(both: Recorded) -> None:
+    """The receipt does not know it: nobody has built for that platform yet."""
+    both.machine = "x86_64"
+    (there,) = both.releases.releases
+    name = f"zfs-{SLUG}-arm64.tar.xz"
+    receipt = Receipt.find(there.body or "")
+    assert receipt
+    amd64 = {one: file for one, file in receipt.files.items() if "arm64" not in one}
+    (platform,) = (one for one in receipt.platforms if one == AMD64)
+    alone = replace(receipt, files=amd64, platforms={platform: receipt.platforms[platform]})
+    there.body = (there.body or "").replace(str(receipt), str(alone))
+    there.put_asset(name, b"a stranger's")
+    there.put_asset(f"zfs-{SLUG}-amd64.tar.xz", None)
+    run = both.run("sync")
+    assert run.exit_code == 0, run
+    sums = there.asset("SHA256SUMS")
+    assert sums
+    assert isinstance(sums.content, bytes)
+    assert b"arm64" not in sums.content
+    assert there.asset(name) is None
+    both.machine = "aarch64"
+    run = both.run("sync")
+    assert run.exit_code == 0, run
+    found = there.asset(name)
+    assert found
+    assert found.content != b"a stranger's"
+
+
 @pytest.fixture
 def immutable(setup: Recorded) -> Recorded:
     """Releases became immutable once they were published."""

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,9 +17,11 @@ from release import attempts, plan, state
 from release.budget import Requests, share
 from release.build import PROJECT
 from release.errors import ConfigurationError
+from release.github import Release
 from release.plan import Observed, Target
 from release.reference import Digest, Platform, Reference, parse_digest
 from release.report import Status
+from release.solver import Chosen, Policy
 from release.state import MOST_ATTEMPTS, Inputs, State
 from release.versions import Entry
 from release.world import native_platform
@@ -94,9 +97,10 @@ def test_other_inputs_begin_anew() -> None:
     assert failing(9).attempts[KEY].times == MOST_ATTEMPTS
 
 
-def targets(entry: Entry = ENTRY, **held: object) -> list[Target]:
+def targets(entry: Entry = ENTRY, held: Mapping[Platform, str] | None = None) -> list[Target]:
     nothing = Observed(frozenset(), ())
-    return plan.plan([entry], nothing, platforms=frozenset({AMD64, ARM64}), **held)  # type: ignore[arg-type]
+    why = {(entry.slug, entry.zfs): held} if held else {}
+    return plan.plan([entry], nothing, platforms=frozenset({AMD64, ARM64}), held=why)
 
 
 ALPINE = Reference.parse("linuxkit/alpine:1")
@@ -115,7 +119,7 @@ def held(
         assert set(images) <= {*there, *IS_THERE}
         return there
 
-    return ENTRY.slug in attempts.held(targets(entry), one, code, look)
+    return (ENTRY.slug, entry.zfs) in attempts.held(targets(entry), one, code, look)
 
 
 def test_three_failures_wait_until_an_input_changes() -> None:
@@ -151,13 +155,34 @@ def test_a_kernel_without_a_builder_waits_until_one_appears() -> None:
 
 
 def test_one_platform_that_waits_holds_up_no_other() -> None:
-    (target,) = targets(held={ENTRY.slug: {AMD64: "failed 3 times"}})
+    (target,) = targets(held={AMD64: "failed 3 times"})
     assert target.to_do
     assert target.platforms == (ARM64,)
     both = {AMD64: "failed 3 times", ARM64: "failed too"}
-    (target,) = targets(held={ENTRY.slug: both})
+    (target,) = targets(held=both)
     assert (target.to_do, target.status) == (False, Status.WAITING)
     assert target.reason == "linux/amd64: failed 3 times; linux/arm64: failed too"
+
+
+def test_a_version_that_cannot_be_mended_holds_up_no_newer_one() -> None:
+    released = Release(
+        1, plan.git_tag(ENTRY.slug, "2.1.5"), "", False, False, False, "", "", "", None, ()
+    )
+    entry = replace(ENTRY, builder=ALPINE)
+    draw = partial(
+        plan.plan,
+        [entry],
+        Observed(frozenset(), (released,)),
+        platforms=frozenset({AMD64}),
+        policy=Policy.LATEST,
+        choices={entry.slug: Chosen("2.1.6")},
+    )
+    (target,) = draw()
+    assert (target.zfs, bool(target.repairs)) == ("2.1.5", True)
+    (target,) = draw(held={(entry.slug, "2.1.5"): {AMD64: "failed 3 times"}})
+    assert (target.zfs, target.to_do) == ("2.1.6", True)
+    (target,) = draw(held={(entry.slug, "2.1.6"): {AMD64: "failed 3 times"}})
+    assert (target.zfs, target.to_do) == ("2.1.5", True)
 
 
 def test_what_waits_takes_nobody_s_place() -> None:
@@ -167,7 +192,7 @@ def test_what_waits_takes_nobody_s_place() -> None:
         [older, ENTRY],
         nothing,
         platforms=frozenset({AMD64}),
-        held={ENTRY.slug: {AMD64: "failed 3 times"}},
+        held={(ENTRY.slug, ENTRY.zfs): {AMD64: "failed 3 times"}},
     )
     plenty = Requests(1000, 1000, 1000)
     first, second = share(targets, older.image.name, 0, plenty, plenty, limit=1).targets
