@@ -238,7 +238,14 @@ def sync(
             made = world.know(expected, received or (), seen.entries)
             seen = replace(seen, entries=(*seen.entries, *made), chosen=planned.chosen)
         news, observed, entries = seen.news, seen.observed, seen.entries
-        draw = partial(seen.plan, world, entries, force=force, tried=received or ())
+        # What failed with another ZFS waits on.
+        tried = [
+            job.key
+            for job in (planned.jobs if planned else ())
+            if not (known := world.state.attempts.get(job.key))
+            or job.zfs in (None, known.inputs.zfs)
+        ]
+        draw = partial(seen.plan, world, entries, force=force, tried=tried)
         targets, unread = draw()
         late, unseen = behind(world, entries, observed)
         # Who publishes for a plan is not idle, or was called by one that found something.

@@ -360,7 +360,8 @@ def publish_release(
     title = f"ZFS {entry.zfs} for {entry.image.repository}:{entry.image.tag}"
     release = _ours(github, name)
     if release:
-        before = before or Receipt.find(release.body)
+        # Another machine may have added its platform since this run looked.
+        before = Receipt.find(release.body) or before
         assets = _without_old(github, release, entry.slug, built, assets)
         if not release.draft:
             assets = _with_its_attestations(release, assets, before)
@@ -599,7 +600,8 @@ def _with_its_attestations(
             continue
         there = release.asset(path.name)
         listed = before.files.get(path.name) if before else None
-        whole = listed.is_in(there) if listed else there is not None and there.state == "uploaded"
+        uploaded = there is not None and there.state == "uploaded"
+        whole = listed.is_in(there) if listed else not before and uploaded
         if path.name in allowed and not whole and (listed or not release.immutable):
             kept.append(path)
     return kept

@@ -287,6 +287,24 @@ def test_a_stranger_s_file_by_our_name_is_taken_for_nothing_that_was_tested(both
     assert found.content != b"a stranger's"
 
 
+def test_what_a_run_uploaded_and_did_not_live_to_note_down_is_completed(both: Recorded) -> None:
+    (there,) = both.releases.releases
+    receipt = Receipt.find(there.body or "")
+    assert receipt
+    files = {one: file for one, file in receipt.files.items() if "arm64" not in one}
+    parts = {one: part for one, part in receipt.platforms.items() if one == AMD64}
+    alone = replace(receipt, files=files, platforms=parts)
+    names = {one.name for one in there.assets}
+    there.body = (there.body or "").replace(str(receipt), str(alone))
+    both.machine = "aarch64"
+    run = both.run("sync")
+    assert run.exit_code == 0, run
+    assert {one.name for one in there.assets} == names
+    found = Receipt.find(there.body or "")
+    assert found
+    assert found.files.keys() == receipt.files.keys()
+
+
 @pytest.fixture
 def immutable(setup: Recorded) -> Recorded:
     """Releases became immutable once they were published."""
