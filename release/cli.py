@@ -235,16 +235,10 @@ def sync(
             world.minute = planned.minute
         seen = _look(world, only, verify=verify, turns=bool(subjects))
         if planned and expected:
-            made = world.know(expected, received or (), seen.entries)
+            made = world.know(expected, (job.slug for job in planned.jobs), seen.entries)
             seen = replace(seen, entries=(*seen.entries, *made), chosen=planned.chosen)
         news, observed, entries = seen.news, seen.observed, seen.entries
-        # What failed with another ZFS waits on.
-        tried = [
-            job.key
-            for job in (planned.jobs if planned else ())
-            if not (known := world.state.attempts.get(job.key))
-            or job.zfs in (None, known.inputs.zfs)
-        ]
+        tried = {job.key: job.zfs for job in planned.jobs} if planned else {}
         draw = partial(seen.plan, world, entries, force=force, tried=tried)
         targets, unread = draw()
         late, unseen = behind(world, entries, observed)

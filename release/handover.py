@@ -171,12 +171,7 @@ def copy(versions: Path, to: Path) -> Path:
 
 def write_plan(plan: Plan, directory: Path) -> None:
     """Adds a plan to its directory."""
-    content = {
-        "jobs": [asdict(job) for job in plan.jobs],
-        "minute": plan.minute,
-        "chosen": None if plan.chosen is None else sorted(plan.chosen),
-    }
-    (directory / _PLAN).write_text(json.dumps(content, indent=2) + "\n")
+    (directory / _PLAN).write_text(json.dumps(asdict(plan), indent=2, default=sorted) + "\n")
 
 
 def read_plan(directory: Path) -> Plan:

@@ -151,7 +151,7 @@ def causes(results: Results) -> list[Cause]:
         hints = dict.fromkeys(one["hint"] for one in failures.values())
         hint = "Nothing was lost or assumed. Every run tries again."
         found.append(Cause(kind, place, title, (*said, *hints), hint))
-    failed_steps = {step: how for step, how in results.steps.items() if how == "failure"}
+    failed_steps = [step for step, how in results.steps.items() if how == "failure"]
     for step in failed_steps:
         job, _, name = step.partition("/")
         title = f"the step {name} of the job {job} of the workflow sync did not end well"
@@ -182,16 +182,15 @@ def _place(on: str) -> str:
 def is_gone(kind: str, of: str, results: Results) -> bool:
     """Whether a run shows that a cause is gone; what was not looked at is not gone."""
     match kind:
+        case "kernel" if of in results.given_up:
+            return True
         case "kernel":
             seen = [one["status"] for (kernel, _), one in results.outcomes.items() if kernel == of]
-            if not seen:
-                # It can be one that could not be listed.
-                return of in results.given_up or (results.looked and not results.failures)
-            return of in results.given_up or _DONE.issuperset(seen)
-        case "upstream":
-            return results.looked and (kind, of) not in _by_place(results)
-        case "look":
-            return results.looked and results.whole and (kind, of) not in _by_place(results)
+            # One that is not among them can be one that could not be listed.
+            return _DONE.issuperset(seen) if seen else results.looked and not results.failures
+        case "upstream" | "look":
+            looked = results.looked and (results.whole or kind == "upstream")
+            return looked and (kind, of) not in _by_place(results)
         case "job":
             return "success" in (results.jobs.get(of.partition("/")[0]), results.steps.get(of))
         case _:

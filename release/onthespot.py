@@ -204,7 +204,7 @@ def bring_up_to_date(world: World, report: Report) -> Subject:
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
     does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"
-    report.say("; ".join(filter(None, (f"{reference}: {does}", repaired))))
+    report.say(f"{reference}: {does}" + (f"; {repaired}" if repaired else ""))
     return Subject(str(wanted.image), document.digest)
 
 

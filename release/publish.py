@@ -467,22 +467,25 @@ def _kept(
     """The files that are in the release beside those that are to be uploaded now, and belong there:
     those that the receipt knows and that have not changed; without a receipt those of our names.
     """
-    known = before.files if before else {}
-    kept = {
-        name: file
-        for name, file in known.items()
-        if release and name != SUMS and file.is_in(release.asset(name))
+    if not release:
+        return {}
+    if before:
+        return {
+            name: file
+            for name, file in before.files.items()
+            if name != SUMS and file.is_in(release.asset(name))
+        }
+    ours = _our_names(entry.slug) | {old_asset_name(entry.slug, one) for one in PLATFORMS}
+    return {
+        asset.name: File(asset.size, asset.digest or bytes_digest(github.read(asset)))
+        for asset in _there(release)
+        if asset.name in ours
     }
-    ours = {name for one in PLATFORMS for name in _all_asset_names(entry.slug, one)}
-    for asset in _there(release) if release and not before else ():
-        if asset.name in ours:
-            digest = asset.digest or bytes_digest(github.read(asset))
-            kept[asset.name] = File(asset.size, digest)
-    return kept
 
 
-def _all_asset_names(slug: str, platform: Platform) -> tuple[str, ...]:
-    return *asset_names(slug, platform), old_asset_name(slug, platform)
+def _our_names(slug: str) -> set[str]:
+    """What a kernel's release may have beside its sums."""
+    return {name for one in PLATFORMS for name in asset_names(slug, one)}
 
 
 def _without_leftovers(
@@ -491,8 +494,8 @@ def _without_leftovers(
     """A release without what runs that died, or damage, left of our files in it: what is wanted of
     it is uploaded anew.
     """
-    ours = {name for one in PLATFORMS for name in asset_names(slug, one)}
-    gone = [one for one in release.assets if one.name in ours.difference(files)]
+    surplus = _our_names(slug).difference(files)
+    gone = [one for one in release.assets if one.name in surplus]
     for asset in gone:
         github.delete_asset(asset)
     return replace(release, assets=tuple(one for one in release.assets if one not in gone))

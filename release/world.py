@@ -14,6 +14,7 @@ from enum import IntEnum
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 from release import attempts, budget, desktop, drift, latest, versions
 from release.attest import PROVENANCE
@@ -283,16 +284,15 @@ class World:
                 try:
                     found[image] = self.registry.head(image)
                 except ReleaseError as error:
-                    error.drawn = True
                     failures.append(error)
 
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
             list(pool.map(look, images))
         if left := len(images) - len(found) - len(failures):
             why = f"no further {left} images were looked at, after {len(failures)} failures"
-            more = UpstreamError(why, on=str(self.versions.image), hint="run again")
-            more.drawn = True
-            failures.append(more)
+            failures.append(UpstreamError(why, on=str(self.versions.image), hint="run again"))
+        for failure in failures:
+            failure.drawn = True
         return found, failures
 
     def unsigned(
@@ -372,7 +372,7 @@ class World:
         desktop: Mapping[str, Sequence[str]],
         chosen: frozenset[str] | None = None,
         force: bool = False,
-        tried: Collection[Key] = (),
+        tried: Mapping[Key, str | None] = MappingProxyType({}),
         unsigned: Collection[str] = (),
         whole: bool = False,
     ) -> tuple[list[Target], list[ReleaseError]]:
@@ -381,7 +381,8 @@ class World:
         Args:
             force: try again what failed too often with the same inputs.
             unsigned: slugs of what is published and was to be signed.
-            tried: what was tried again already, in this run, and counts whatever came before.
+            tried: what was tried again already, in this run, and with which ZFS version, as far as
+                that was known: it counts whatever came of that version before.
             whole: look at all builders of what failed too often, and not at this run's share.
 
         Returns:
@@ -412,7 +413,13 @@ class World:
         draw = partial(draw, policy=policy, choices=choices)
         held: Held = {}
         if self.state.attempts and not force:
-            state = self.state.succeeded(tried)
+            known = self.state.attempts
+            again = (
+                key
+                for key, zfs in tried.items()
+                if key in known and zfs in (None, known[key].inputs.zfs)
+            )
+            state = self.state.succeeded(again)
             look = partial(self._builders, failures=failures, whole=whole)
             held = attempts.held((*draw(), *draw(mend=False)), state, self.code, look)
         return draw(held=held), list(failures.values())
@@ -509,28 +516,27 @@ class World:
         if news.desktops.new:
             self.desktop_map = desktop.append(self.desktop_map, news.desktops.new)
 
-    def know(
-        self, directory: Path, delivered: Collection[Key], entries: Iterable[Entry]
-    ) -> list[Entry]:
+    def know(self, directory: Path, slugs: Iterable[str], entries: Iterable[Entry]) -> list[Entry]:
         """Writes down the kernels that others built and upstream, which could not be read a second
         time, did not name; those.
 
         Args:
             directory: of the plan, which knew them. Their second names come with upstream's next
                 list.
+            slugs: of what others built.
             entries: all others.
         """
         entries = tuple(entries)
         tags = {tag for entry in entries for tag in entry.image_tags}
         digests = {entry.digest for entry in entries}
-        slugs = {slug for slug, _ in delivered} - tags
-        if not slugs:
+        unknown = set(slugs) - tags
+        if not unknown:
             return []
         planned = versions.load(directory / versions.NAME).kernels
         new = [
             replace(entry, aliases=(), desktop=())
             for entry in planned
-            if entry.slug in slugs and entry.digest not in digests
+            if entry.slug in unknown and entry.digest not in digests
         ]
         self.versions = versions.append(self.versions, new)
         return new

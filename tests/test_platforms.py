@@ -164,10 +164,8 @@ def test_desktop_waits_for_a_newer_zfs_on_every_platform(shop: Shop) -> None:
     assert shop.setup.run("sync", *BOTH).exit_code == 0
     before = shop.setup.tags()
     shop.setup.release_openzfs("2.1.17", "3.10", "6.7")
-    shop.write(entry="    policy: latest\n")
-    shop.write(
-        entry=f"    zfs: {shop.setup.load().kernels[0].zfs or '2.1.16'}\n    policy: latest\n"
-    )
+    path = shop.setup.path
+    path.write_text(path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
     shop.break_arm64()
     run = shop.setup.run("sync", *BOTH)
     assert statuses(run) == {AMD64: "published", ARM64: "failed"}, run

@@ -259,17 +259,22 @@ def test_what_people_have_by_digest_is_never_deleted(setup: Recorded) -> None:
     ]
 
 
+def note_down_amd64_alone(there: Release) -> Receipt:
+    """Takes arm64 out of a release's receipt; the receipt that there was."""
+    receipt = Receipt.find(there.body or "")
+    assert receipt
+    files = {one: file for one, file in receipt.files.items() if "arm64" not in one}
+    parts = {one: part for one, part in receipt.platforms.items() if one == AMD64}
+    alone = replace(receipt, files=files, platforms=parts)
+    there.body = (there.body or "").replace(str(receipt), str(alone))
+    return receipt
+
+
 def test_a_stranger_s_file_by_our_name_is_taken_for_nothing_that_was_tested(both: Recorded) -> None:
     """The receipt does not know it: nobody has built for that platform yet."""
     both.machine = "x86_64"
-    (there,) = both.releases.releases
-    name = f"zfs-{SLUG}-arm64.tar.xz"
-    receipt = Receipt.find(there.body or "")
-    assert receipt
-    amd64 = {one: file for one, file in receipt.files.items() if "arm64" not in one}
-    (platform,) = (one for one in receipt.platforms if one == AMD64)
-    alone = replace(receipt, files=amd64, platforms={platform: receipt.platforms[platform]})
-    there.body = (there.body or "").replace(str(receipt), str(alone))
+    there, name = release(both), f"zfs-{SLUG}-arm64.tar.xz"
+    note_down_amd64_alone(there)
     there.put_asset(name, b"a stranger's")
     there.put_asset(f"zfs-{SLUG}-amd64.tar.xz", None)
     run = both.run("sync")
@@ -288,14 +293,9 @@ def test_a_stranger_s_file_by_our_name_is_taken_for_nothing_that_was_tested(both
 
 
 def test_what_a_run_uploaded_and_did_not_live_to_note_down_is_completed(both: Recorded) -> None:
-    (there,) = both.releases.releases
-    receipt = Receipt.find(there.body or "")
-    assert receipt
-    files = {one: file for one, file in receipt.files.items() if "arm64" not in one}
-    parts = {one: part for one, part in receipt.platforms.items() if one == AMD64}
-    alone = replace(receipt, files=files, platforms=parts)
+    there = release(both)
     names = {one.name for one in there.assets}
-    there.body = (there.body or "").replace(str(receipt), str(alone))
+    receipt = note_down_amd64_alone(there)
     both.machine = "aarch64"
     run = both.run("sync")
     assert run.exit_code == 0, run
