@@ -56,7 +56,7 @@ def held(
         for target in targets
         for platform in target.platforms
         if target.to_do
-        and (attempt := state.attempts.get((target.entry.slug, platform)))
+        and (attempt := state.attempts.get((target.entry.slug, platform, target.zfs or "")))
         and attempt.times >= MOST_ATTEMPTS
         and _same(target, platform, attempt.inputs, code)
     }

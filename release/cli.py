@@ -527,7 +527,7 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
             world, [target], observed, Step.SMOKE, jobs=1, report=report, hand_over=passed.append
         )
         (outcome,) = (one for one in outcomes if one.platform == platform)
-        attempt = world.state.attempts.get(job.key)
+        attempts = list(world.state.of(job.key).values())
         (now,) = (one for one in world.versions.kernels if one.slug == slug)
         delivery = handover.Delivery(
             slug,
@@ -535,7 +535,7 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
             outcome.status,
             outcome.reason,
             outcome.seconds,
-            attempt.inputs if attempt else None,
+            attempts[-1].inputs if attempts else None,
             bool(now.skip),
             passed[0].layout if passed else None,
         )

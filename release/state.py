@@ -66,6 +66,9 @@ class Attempt:
 Key = tuple[str, Platform]
 """A slug and a platform."""
 
+Trial = tuple[str, Platform, str]
+"""A slug, a platform and an OpenZFS version: two that are tried in turns are counted each."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -73,24 +76,40 @@ class State:
 
     Attributes:
         looked: the day (UTC) of the last complete look at upstream that was recorded.
-        attempts: of what failed last, by slug and platform.
+        attempts: of what failed last.
     """
 
     looked: date | None = None
-    attempts: Mapping[Key, Attempt] = field(default_factory=lambda: MappingProxyType({}))
+    attempts: Mapping[Trial, Attempt] = field(default_factory=lambda: MappingProxyType({}))
 
     def failed(self, key: Key, inputs: Inputs, reason: str) -> State:
         """After a failure; with other inputs than the last one's, the count begins anew."""
-        before = self.attempts.get(key)
+        trial = (*key, inputs.zfs)
+        before = self.attempts.get(trial)
         times = before.times if before and before.inputs == inputs else 0
         attempt = Attempt(inputs, min(times + 1, MOST_ATTEMPTS), reason)
-        return replace(self, attempts=MappingProxyType({**self.attempts, key: attempt}))
+        # Nobody asks any more for what failed with another kernel or with other code.
+        outdated = {
+            other
+            for other, one in self.of(key).items()
+            if (one.inputs.kernel, one.inputs.code) != (inputs.kernel, inputs.code)
+        }
+        known = self.without(outdated).attempts
+        return replace(self, attempts=MappingProxyType({**known, trial: attempt}))
 
-    def succeeded(self, keys: Iterable[Key]) -> State:
-        """After a success."""
-        gone = set(keys)
-        kept = {key: one for key, one in self.attempts.items() if key not in gone}
+    def without(self, trials: Iterable[Trial]) -> State:
+        """After successes, or where nobody asks for them any more."""
+        gone = set(trials)
+        kept = {trial: one for trial, one in self.attempts.items() if trial not in gone}
         return replace(self, attempts=MappingProxyType(kept))
+
+    def of(self, key: Key, zfs: str | None = None) -> dict[Trial, Attempt]:
+        """What failed of a kernel on a platform; without ``zfs`` with whatever version."""
+        return {
+            trial: attempt
+            for trial, attempt in self.attempts.items()
+            if trial[:2] == key and zfs in (None, trial[2])
+        }
 
     def is_due(self, today: date) -> bool:
         """Whether a complete look on this day is to be recorded."""
@@ -134,9 +153,9 @@ def load(path: Path) -> State:
 
 def save(state: State, path: Path) -> None:
     """Writes the file, as a whole or not at all."""
-    attempts: dict[str, Any] = {}
-    for (slug, platform), attempt in sorted(state.attempts.items()):
-        attempts.setdefault(slug, {})[platform] = asdict(attempt)
+    attempts: dict[str, dict[str, list[Any]]] = {}
+    for (slug, platform, _), attempt in sorted(state.attempts.items()):
+        attempts.setdefault(slug, {}).setdefault(platform, []).append(asdict(attempt))
     content = {
         "looked": state.looked.isoformat() if state.looked else None,
         "attempts": attempts,
@@ -145,20 +164,16 @@ def save(state: State, path: Path) -> None:
 
 
 def _parse(content: Any) -> State:
-    return State(
-        date.fromisoformat(content["looked"]) if content["looked"] is not None else None,
-        MappingProxyType(
-            {
-                (slug, parse_platform(platform)): Attempt(
-                    Inputs(**{name: _text(value) for name, value in one["inputs"].items()}),
-                    int(one["times"]),
-                    _text(one["reason"]),
-                )
-                for slug, platforms in content["attempts"].items()
-                for platform, one in platforms.items()
-            }
-        ),
-    )
+    attempts: dict[Trial, Attempt] = {}
+    for slug, platforms in content["attempts"].items():
+        for platform, found in platforms.items():
+            # Before there was a list there was one of them.
+            for one in found if isinstance(found, list) else [found]:
+                inputs = Inputs(**{name: _text(value) for name, value in one["inputs"].items()})
+                attempt = Attempt(inputs, int(one["times"]), _text(one["reason"]))
+                attempts[slug, parse_platform(platform), inputs.zfs] = attempt
+    looked = date.fromisoformat(content["looked"]) if content["looked"] is not None else None
+    return State(looked, MappingProxyType(attempts))
 
 
 def _text(value: object) -> str:

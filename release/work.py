@@ -137,13 +137,15 @@ class Work:
                 skipped = replace(target.entry, skip=reason)
                 self._revise(target.entry, skipped)
         else:
-            done = {
+            done = [
                 (slug, parse_platform(one.platform))
                 for one in outcomes
                 if one.status in (Status.PUBLISHED, Status.UNCHANGED)
-            }
+            ]
             with self.lock:
-                self.world.state = self.world.state.succeeded(done)
+                state = self.world.state
+                over = (trial for key in done for trial in state.of(key, self._zfs(target, key)))
+                self.world.state = state.without(over)
             return outcomes
         finally:
             self.report.step(slug, "")
@@ -157,6 +159,10 @@ class Work:
             )
             for platform in target.platforms or (native_platform(),)
         ]
+
+    def _zfs(self, target: Target, key: Key) -> str | None:
+        """The version that a platform was built with, or what others built it with."""
+        return self.tried[key].zfs if key in self.tried else target.zfs
 
     def _failed(
         self, entry: Entry, error: ReleaseError | OSError, key: Key | None
@@ -359,7 +365,7 @@ class Work:
             )
             for platform, error in errors.items()
         ]
-        counted = any((entry.slug, platform) in world.state.attempts for platform in errors)
+        counted = any(world.state.of((entry.slug, platform)) for platform in errors)
         if counted and not target.entry.platforms and self.until >= Step.PUBLISH:
             # By its digests it is known again as what failed.
             found = replace(target.entry, digest=entry.digest, platforms=entry.platforms)

@@ -413,13 +413,8 @@ class World:
         draw = partial(draw, policy=policy, choices=choices)
         held: Held = {}
         if self.state.attempts and not force:
-            known = self.state.attempts
-            again = (
-                key
-                for key, zfs in tried.items()
-                if key in known and zfs in (None, known[key].inputs.zfs)
-            )
-            state = self.state.succeeded(again)
+            again = (trial for key, zfs in tried.items() for trial in self.state.of(key, zfs))
+            state = self.state.without(again)
             look = partial(self._builders, failures=failures, whole=whole)
             held = attempts.held((*draw(), *draw(mend=False)), state, self.code, look)
         return draw(held=held), list(failures.values())
@@ -568,7 +563,7 @@ class World:
         path = self.versions.path.with_name(STATE)
         state = self.state.looked_on(self.today) if complete else self.state
         known = {entry.slug for entry in self.versions.kernels}
-        state = state.succeeded(key for key in state.attempts if key[0] not in known)
+        state = state.without(trial for trial in state.attempts if trial[0] not in known)
         if state != load_state(path):
             save_state(state, path)
         self.state = state

@@ -59,7 +59,7 @@ def test_a_build_that_failed_three_times_waits(setup: Setup, world: World) -> No
     assert [one["status"] for one in failed.outcomes] == ["failed"], failed
     path = setup.path.with_name(state.NAME)
     content = json.loads(path.read_text())
-    (attempt,) = (one for each in content["attempts"].values() for one in each.values())
+    ((attempt,),) = (one for each in content["attempts"].values() for one in each.values())
     assert attempt["times"] == 1
     assert attempt["inputs"]["builder"].startswith(f"{newer.builder}@sha256:")
     # What was noted down then is what counts now.

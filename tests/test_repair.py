@@ -20,6 +20,7 @@ from release.receipt import Receipt
 from release.reference import Reference
 from release.registry import Registry
 from release.restore import Restorer
+from release.state import MOST_ATTEMPTS
 from release.world import native_platform
 from tests.lab.github import Release
 from tests.lab.module_images import AMD64, ARM64
@@ -517,6 +518,23 @@ def test_what_people_use_is_mended_before_a_newer_zfs_takes_its_place(setup: Rec
     run = setup.run("sync")
     assert run.outcomes[0]["status"] == "failed", "only now is the newer one built"
     assert setup.tags() == before
+
+
+def test_two_versions_that_fail_in_turns_wait_both(setup: Recorded) -> None:
+    lose_all_images(setup)
+    release(setup).assets.clear()
+    setup.path.write_text(
+        setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
+    )
+    setup.release_openzfs("2.1.17", "3.10", "6.7")
+    for module in setup.results.glob("*/zfs.ko"):
+        module.unlink()
+    runs = [setup.run("sync") for _ in range(2 * MOST_ATTEMPTS + 1)]
+    assert [run.exit_code for run in runs] == [1] * 2 * MOST_ATTEMPTS + [0]
+    assert f"failed {MOST_ATTEMPTS} times" in runs[-1].outcomes[0]["reason"]
+    before = setup.builds
+    assert setup.run("sync").outcomes[0]["status"] == "waiting"
+    assert setup.builds == before
 
 
 def test_what_this_machine_cannot_keep_is_not_gone(

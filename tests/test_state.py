@@ -61,7 +61,7 @@ def test_what_is_written_is_read_and_the_same_facts_give_the_same_bytes(tmp_path
     turned = replace(one, attempts=MappingProxyType(dict(reversed(list(one.attempts.items())))))
     state.save(turned, path)
     assert path.read_bytes() == written
-    assert one.succeeded([KEY]).attempts.keys() == {(ENTRY.slug, ARM64)}
+    assert one.without(one.of(KEY)).attempts.keys() == {(ENTRY.slug, ARM64, INPUTS.zfs)}
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,35 @@ def test_a_look_is_recorded_once_a_week_and_missed_after_two() -> None:
     assert seen.age(TODAY + timedelta(days=1)).endswith("2026-03-09 (1 day ago)")
 
 
+def times(one: State) -> dict[str, int]:
+    """By ZFS version."""
+    return {zfs: attempt.times for (*_, zfs), attempt in one.attempts.items()}
+
+
 def test_other_inputs_begin_anew() -> None:
-    assert failing(2).attempts[KEY].times == 2
-    other = failing(2).failed(KEY, replace(INPUTS, zfs="2.1.6"), "the build failed")
-    assert other.attempts[KEY].times == 1
-    assert failing(9).attempts[KEY].times == MOST_ATTEMPTS
+    assert times(failing(2)) == {"2.1.5": 2}
+    assert times(failing(9)) == {"2.1.5": MOST_ATTEMPTS}
+    other = failing(2).failed(KEY, replace(INPUTS, builder=""), "the build failed")
+    assert times(other) == {"2.1.5": 1}
+
+
+def test_each_zfs_version_has_its_own_count() -> None:
+    newer = replace(INPUTS, zfs="2.1.6")
+    both = failing(2).failed(KEY, newer, "the build failed")
+    assert times(both) == {"2.1.5": 2, "2.1.6": 1}
+    assert times(both.without(both.of(KEY, "2.1.6"))) == {"2.1.5": 2}
+    # With other code, all that is known of the older ones is of no use.
+    assert times(both.failed(KEY, replace(newer, code="sha256:other"), "no")) == {"2.1.6": 1}
+
+
+def test_a_file_of_before_versions_had_their_own_counts_is_read(tmp_path: Path) -> None:
+    path = tmp_path / state.NAME
+    state.save(failing(2), path)
+    content = json.loads(path.read_text())
+    (platforms,) = content["attempts"].values()
+    (platforms[AMD64],) = platforms[AMD64]
+    path.write_text(json.dumps(content))
+    assert state.load(path) == failing(2)
 
 
 def targets(entry: Entry = ENTRY, held: Mapping[Platform, str] | None = None) -> list[Target]:

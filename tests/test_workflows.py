@@ -471,9 +471,8 @@ def test_one_platform_that_fails_holds_back_neither_the_other_nor_for_ever(shop:
         assert shop.assets == assets("amd64")
         assert shop.issues == [f"{shop.image} could not be built, tested or published"]
         attempts = json.loads(shop.file("state.json"))["attempts"][SLUG]
-        assert {platform: one["times"] for platform, one in attempts.items()} == {
-            "linux/arm64": attempt
-        }
+        assert attempts.keys() == {"linux/arm64"}
+        assert [one["times"] for one in attempts["linux/arm64"]] == [attempt]
     idle = shop.run()
     planned = idle.job("plan")
     assert (planned.outputs["build"], planned.outputs["publish"]) == ("false", "false")
@@ -847,7 +846,7 @@ def test_a_build_that_fails_hands_over_why(shop: Shop, engine: dict[str, str]) -
     assert f"logs-{name}" in {path.name for path in run.artifacts.iterdir()}
     assert shop.finish(run, build="failure").result == "failure"
     (attempts,) = json.loads(shop.file("state.json"))["attempts"].values()
-    (attempt,) = attempts.values()
+    ((attempt,),) = attempts.values()
     assert attempt["times"] == 1
     assert attempt["inputs"]["kernel"] == shop.kernels[native_platform()]
     assert attempt["inputs"]["zfs"] == ZFS
