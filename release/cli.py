@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, NoReturn
 
 import click
@@ -274,7 +274,7 @@ def sync(
         )
         outcomes = recollect.tell(outcomes, news.found)
         world.keep_state(complete=not failures)
-        unmoved = None
+        unmoved: dict[str, ReleaseError] = {}
         if to_do and limit != 0:
             unmoved = move_tags(world, late, outcomes, observed, report, signed.append)
         if subjects and signed:
@@ -285,8 +285,8 @@ def sync(
         for error in failures:
             report.fail(error)
         report.requests(world.http.requests, world.versions.request_budget)
-    report.outcomes(outcomes, json_to, failures, whole=verify)
-    return _exit_code(outcomes, failures) or unmoved or ExitCode.OK
+    report.outcomes(outcomes, json_to, failures, whole=verify, unmoved=unmoved)
+    return _exit_code(outcomes, failures, unmoved)
 
 
 @dataclass(frozen=True)
@@ -872,13 +872,13 @@ def _work(
             to_do = True
         _warn(report, world, targets)
         outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
-        unmoved = None
+        unmoved: dict[str, ReleaseError] = {}
         if step is Step.PUBLISH and to_do:
             unmoved = move_tags(world, late, outcomes, observed, report)
         for error in unread:
             report.fail(error)
         report.requests(world.http.requests)
-    report.outcomes(outcomes, json_to)
+    report.outcomes(outcomes, json_to, unmoved=unmoved)
     if step < Step.PUBLISH:
         built = {one.kernel for one in outcomes if one.status is Status.UNCHANGED}
         for target in targets:
@@ -890,7 +890,7 @@ def _work(
                 image = world.versions.image
                 click.echo()
                 click.echo(after_build(target.entry.slug, tar.as_posix(), image, tested=tested))
-    return _exit_code(outcomes, unread) or unmoved or ExitCode.OK
+    return _exit_code(outcomes, unread, unmoved)
 
 
 @cli.command("linuxkit")
@@ -958,10 +958,16 @@ def linuxkit_(
     return _exit_code(outcomes, unread)
 
 
-def _exit_code(outcomes: Sequence[Outcome], failures: Sequence[ReleaseError]) -> ExitCode:
+def _exit_code(
+    outcomes: Sequence[Outcome],
+    failures: Sequence[ReleaseError],
+    unmoved: Mapping[str, ReleaseError] = MappingProxyType({}),
+) -> ExitCode:
     if any(one.status is Status.FAILED for one in outcomes):
         return ExitCode.TARGET_FAILED
-    return ExitCode.UPSTREAM_INCOMPLETE if failures else ExitCode.OK
+    if failures:
+        return ExitCode.UPSTREAM_INCOMPLETE
+    return next((error.exit_code for error in unmoved.values()), ExitCode.OK)
 
 
 def _report() -> Report:

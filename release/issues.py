@@ -37,7 +37,7 @@ class Cause:
     """Something that went wrong.
 
     Attributes:
-        kind: ``kernel``, ``upstream``, ``look`` (at what is looked at by lot) or ``job``.
+        kind: ``kernel``, ``tag``, ``upstream``, ``look`` (at what is looked at by lot) or ``job``.
         of: which of them.
         title: says the cause, and is the same in every run.
         lines: what is known of it, each in one line of other people's words.
@@ -69,6 +69,7 @@ class Results:
         told: the jobs whose failure their results account for.
         whole: whether all was looked at, and not a share of it.
         given_up: kernels that a maintainer, or what their image lacks, has taken out.
+        unmoved: why tags that are no kernel's stay as they were; None where none was to be moved.
     """
 
     outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
@@ -79,6 +80,7 @@ class Results:
     told: frozenset[str] = frozenset()
     whole: bool = False
     given_up: frozenset[str] = frozenset()
+    unmoved: Mapping[str, str] | None = None
 
 
 def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
@@ -93,6 +95,7 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
     """
     outcomes: dict[tuple[str, str], Mapping[str, Any]] = {}
     failures: dict[tuple[str, bool], Mapping[str, Any]] = {}
+    unmoved: dict[str, str] | None = None
     told: set[str] = set()
     looked = whole = False
     for file in files:
@@ -105,10 +108,13 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
             failures |= {
                 (_plain(one["on"]) or "-", one["drawn"] is True): one for one in content["failures"]
             }
-            if content["failures"] or any(one["status"] == Status.FAILED for one in own.values()):
+            if "unmoved" in content:
+                unmoved = {str(tag): str(why) for tag, why in content["unmoved"].items()}
+            failed = any(one["status"] == Status.FAILED for one in own.values())
+            if content["failures"] or failed or content.get("unmoved"):
                 told.update(_ACCOUNTS_FOR.get(file.stem, ()))
             whole = whole or content.get("whole") is True
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigurationError("is not what --json writes", on=str(file)) from error
         looked = True
     try:
@@ -127,7 +133,15 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
             hint='write {"plan": {"result": "success"}}',
         ) from error
     return Results(
-        outcomes, failures, ended, looked, steps, frozenset(told), whole, frozenset(given_up)
+        outcomes,
+        failures,
+        ended,
+        looked,
+        steps,
+        frozenset(told),
+        whole,
+        frozenset(given_up),
+        unmoved,
     )
 
 
@@ -145,6 +159,10 @@ def causes(results: Results) -> list[Cause]:
         )
         title = f"{kernel} {COULD_NOT}"
         found.append(Cause("kernel", kernel, title, tuple(lines), hint))
+    for tag, why in (results.unmoved or {}).items():
+        title = f"the tag {tag} could not be brought up to date"
+        hint = "It stays as it was, and every run tries again. The job's log says more."
+        found.append(Cause("tag", tag, title, (why,), hint))
     for (kind, place), failures in _by_place(results).items():
         title = f"{place} could not be read completely"
         said = (f"{on}: {one['what']}" for on, one in failures.items())
@@ -181,6 +199,7 @@ def _place(on: str) -> str:
 
 def is_gone(kind: str, of: str, results: Results) -> bool:
     """Whether a run shows that a cause is gone; what was not looked at is not gone."""
+    jobs = results.jobs
     match kind:
         case "kernel" if of in results.given_up:
             return True
@@ -188,11 +207,16 @@ def is_gone(kind: str, of: str, results: Results) -> bool:
             seen = [one["status"] for (kernel, _), one in results.outcomes.items() if kernel == of]
             # One that is not among them can be one that could not be listed.
             return _DONE.issuperset(seen) if seen else results.looked and not results.failures
+        case "tag":
+            # Which tags are behind was found out by the plan, and where it was not, it failed.
+            moved = results.unmoved is not None and of not in results.unmoved
+            nothing_to_do = (jobs.get("plan"), jobs.get("publish")) == ("success", "skipped")
+            return nothing_to_do or (moved and not results.failures)
         case "upstream" | "look":
             looked = results.looked and (results.whole or kind == "upstream")
             return looked and (kind, of) not in _by_place(results)
         case "job":
-            return "success" in (results.jobs.get(of.partition("/")[0]), results.steps.get(of))
+            return "success" in (jobs.get(of.partition("/")[0]), results.steps.get(of))
         case _:
             return False
 

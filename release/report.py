@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import zip_longest
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self
 
 from rich.cells import cell_len
@@ -169,19 +169,22 @@ class Report:
         failures: Iterable[ReleaseError] = (),
         *,
         whole: bool = False,
+        unmoved: Mapping[str, ReleaseError] = MappingProxyType({}),
     ) -> None:
         """The result: a table on stdout, JSON to a file, and the job's summary under Actions.
 
         Args:
             failures: what could not be read, for the JSON.
             whole: whether all was looked at, and not a share of it, for the JSON.
+            unmoved: why tags that are no kernel's stay as they were, for the JSON.
         """
         rows = [
             (one.status, one.kernel, one.platform, f"{one.seconds:.0f} s", one.reason)
             for one in outcomes
         ]
         table(("STATUS", "KERNEL", "PLATFORM", "TIME", "REASON"), rows)
-        write_json(outcomes, to, failures=as_data(failures), whole=whole)
+        tags = {name: error.summary for name, error in unmoved.items()}
+        write_json(outcomes, to, failures=as_data(failures), whole=whole, unmoved=tags)
         self.summary(outcomes)
 
     def summary(self, outcomes: Sequence[Outcome]) -> None:

@@ -17,7 +17,6 @@ from release.attest import Subject
 from release.boot import can_boot
 from release.build import Built
 from release.errors import (
-    ExitCode,
     LackingError,
     NotFoundError,
     PreflightError,
@@ -148,15 +147,17 @@ def move_tags(
     observed: Observed,
     report: Report,
     sign: Callable[[Subject], object] | None = None,
-) -> ExitCode | None:
-    """Brings ``latest`` to what is published now, and ``build`` if it is behind; None where all is
-    well.
+) -> dict[str, ReleaseError]:
+    """Brings ``latest`` to what is published now, and ``build`` if it is behind.
 
     What goes wrong with one is told, and takes nothing from the kernels that are published.
 
     Args:
         late: those that :func:`behind` names.
         sign: takes what is published now, for others to sign.
+
+    Returns:
+        Why tags stay as they were.
     """
     published = any(one.status is Status.PUBLISHED for one in outcomes)
     steps: dict[str, Callable[[], Subject | None]] = {
@@ -164,22 +165,21 @@ def move_tags(
     }
     if onthespot.IMAGE_TAG in late:
         steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(world, report)
-    code: ExitCode | None = None
+    failures: dict[str, ReleaseError] = {}
     for image_tag, step in steps.items():
         try:
             subject = step()
             if subject and sign:
                 sign(subject)
         except ReleaseError as error:
-            report.fail(error)
-            code = code or error.exit_code
+            failures[image_tag] = error
         except OSError as error:
-            failure = from_os_error(error, f"{world.versions.image}:{image_tag}")
-            report.fail(failure)
-            code = code or failure.exit_code
+            failures[image_tag] = from_os_error(error, f"{world.versions.image}:{image_tag}")
         finally:
             report.step(image_tag, "")
-    return code
+    for failure in failures.values():
+        report.fail(failure)
+    return failures
 
 
 def run(

@@ -179,6 +179,38 @@ def test_what_fails_beside_the_kernels_has_an_issue(
     assert after("failure", attest="success", record="success") == [kernel, plan]
 
 
+def test_a_tag_that_is_no_kernel_s_has_an_issue_of_its_own(
+    github: GitHub, repository: Repository, tmp_path: Path
+) -> None:
+    file = tmp_path / "sync.json"
+    one = {"kernel": KERNEL, "platform": "linux/amd64", "status": "failed", "reason": "gcc"}
+
+    def after(plan: str, publish: str, **content: object) -> list[str]:
+        file.unlink(missing_ok=True)
+        if content:
+            file.write_text(json.dumps({"outcomes": [], "failures": [], **content}))
+        jobs = json.dumps({"plan": {"result": plan}, "publish": {"result": publish}})
+        tell(github, read([file], jobs, ()), "a run")
+        return opened(repository)
+
+    kernel = f"{KERNEL} {issues.COULD_NOT}"
+    tag = "the tag latest could not be brought up to date"
+    unmoved = {"latest": "me/install-zfs:latest: does not boot"}
+    assert after("success", "failure", outcomes=[one], unmoved=unmoved) == [kernel, tag]
+    assert after("success", "failure", unmoved=unmoved) == [tag]
+    # Neither a job that did not get so far nor one that could not look says that it is gone.
+    job = "the job publish of the workflow sync did not end well"
+    assert after("success", "failure") == [tag, job]
+    unread = {"on": "hub.docker.com", "what": "answered 500", "hint": "", "drawn": False}
+    assert tag in after("success", "failure", failures=[unread], unmoved={})
+    assert after("success", "failure", outcomes=[one], unmoved={}) == [job, kernel]
+    assert after("success", "success", unmoved={}) == []
+    assert after("success", "failure", unmoved=unmoved) == [tag]
+    assert after("failure", "skipped")[0] == tag
+    # Nothing was behind.
+    assert after("success", "skipped") == []
+
+
 def test_a_job_that_failed_for_its_kernels_has_no_cause_of_its_own() -> None:
     assert [cause.kind for cause in causes(results({KERNEL: "failed"}))] == ["kernel"]
     assert causes(results({KERNEL: "published"}, jobs={"plan": "success"})) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import time
@@ -389,6 +390,20 @@ def test_a_kernel_that_upstream_deleted_is_repaired_all_the_same(setup: Recorded
     assert run.exit_code == 0, run
     assert Published.by(setup).releases == before.releases
     assert setup.tags()[SLUG] == before.tags[SLUG]
+
+
+def test_a_tag_that_cannot_be_moved_is_told_to_programs_too(setup: Recorded) -> None:
+    before = setup.tags()
+    del images(setup)["latest"]
+    setup.registry.fail("PUT .*/manifests/latest$", Response(403), times=None)
+    run = setup.run("sync")
+    assert run.exit_code == 3, run
+    unmoved = json.loads((setup.path.parent / "outcomes.json").read_text())["unmoved"]
+    assert unmoved.keys() == {"latest"}
+    assert "manifests/latest: answered 403" in unmoved["latest"]
+    setup.registry.recover()
+    assert setup.run("sync").exit_code == 0
+    assert setup.tags() == before
 
 
 def test_latest_that_was_moved_or_deleted_is_put_together_again(setup: Recorded) -> None:
