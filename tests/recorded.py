@@ -3,9 +3,9 @@
 All that is ours is real, and so are the registry, Docker Hub and GitHub as far as
 :class:`~tests.lab.small_registry.SmallRegistry` and the stand-ins are. Replaced are, at the edge of
 the process, the programs ``docker`` and ``qemu-system-…`` on the PATH
-(:mod:`tests.recorded_programs`) and the engine behind ``DOCKER_HOST``. A "build" makes an OCI
-layout of a loader, a userland and a module with the kernel's vermagic; the same arguments give the
-same bytes.
+(:mod:`tests.recorded_programs`) and the engine behind ``DOCKER_HOST``
+(:mod:`tests.recorded_engine`). A "build" makes an OCI layout of a loader, a userland and a module
+with the kernel's vermagic; the same arguments give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ import io
 import json
 import multiprocessing
 import os
-import re
 import signal
-import socketserver
 import sys
 import tarfile
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.server import BaseHTTPRequestHandler
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Self
@@ -40,6 +36,7 @@ from tests.lab.hub import Hub
 from tests.lab.real_registry import RealRegistry
 from tests.lab.server import EffectCounter
 from tests.lab.small_registry import INDEX, MANIFEST, SmallRegistry, image_manifest
+from tests.recorded_engine import RecordedEngine
 
 KERNELS = "linuxkit/kernel"
 IMAGES = "me/install-zfs"
@@ -84,7 +81,7 @@ class Recorded:
     """One maintainer; a context manager.
 
     Args:
-        directory: where the pipeline runs; a short path, for the engine's socket.
+        directory: where the pipeline runs.
         effects: numbers the outside effects over registry and GitHub.
         registry: in place of a small one that numbers its effects.
 
@@ -116,7 +113,7 @@ class Recorded:
         for version, (low, high) in OPENZFS.items():
             self.release_openzfs(version, low, high)
         self._provide_programs()
-        self._engine = _Engine(str(directory / "docker.sock"), _Api)
+        self.engine = RecordedEngine()
         self.host = self.registry.host
         self.image = f"{self.host}/{IMAGES}"
 
@@ -128,11 +125,8 @@ class Recorded:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for server in (self.hub, self.registry, self.github):
+            for server in (self.hub, self.registry, self.github, self.engine):
                 stack.enter_context(server)
-            threading.Thread(target=self._engine.serve_forever, args=(0.02,), daemon=True).start()
-            stack.callback(self._engine.server_close)
-            stack.callback(self._engine.shutdown)
             self._stack = stack.pop_all()
         return self
 
@@ -142,7 +136,8 @@ class Recorded:
     @property
     def violations(self) -> list[str]:
         """What no client should have sent."""
-        return [*self.hub.violations, *self.registry.violations, *self.github.violations]
+        servers = (self.hub, self.registry, self.github, self.engine)
+        return [violation for server in servers for violation in server.violations]
 
     def _provide_programs(self) -> None:
         (self.results / "gcc").write_text(f"{GCC}\n")
@@ -233,12 +228,26 @@ class Recorded:
 
     # The maintainer
 
-    def write_versions(self, kernels: str = "", top: str = "") -> None:
-        """Writes the file that a maintainer starts with; ``kernels`` are YAML lines of entries."""
+    def write_versions(
+        self, kernels: str = "", top: str = "", *, on_the_spot: bool = False
+    ) -> None:
+        """Writes the file that a maintainer starts with.
+
+        Args:
+            kernels: YAML lines of entries.
+            top: YAML lines of what else is set.
+            on_the_spot: whether to publish the image that builds on the spot, too.
+        """
+        if on_the_spot:
+            table = self.path.with_name("builders.yaml")
+            row = f"  - compiler: {GCC}\n    image: {self.host}/{BUILDER}:1\n"
+            table.write_text(f"builders:\n{row}")
+            top += f"builders: {table.name}\n"
         self.path.write_text(
             f"# The kernels that we build for.\nimage: {self.image}\n{top}"
             f"sources:\n  - repository: {self.host}/{KERNELS}\n    hub: {self.hub.url}\n"
-            f"openzfs:\n  api: {self.github.url}\non_the_spot: false\nkernels:\n{kernels}"
+            f"openzfs:\n  api: {self.github.url}\non_the_spot: {str(on_the_spot).lower()}\n"
+            f"kernels:\n{kernels}"
         )
 
     def load(self) -> versions.Versions:
@@ -257,7 +266,7 @@ class Recorded:
         return {
             "PATH": f"{self.directory}/bin:{os.environ['PATH']}",
             "HOME": str(self.directory / "home"),
-            "DOCKER_HOST": f"unix://{self.directory}/docker.sock",
+            "DOCKER_HOST": self.engine.host,
             "GITHUB_API_URL": self.github.url,
             "GITHUB_REPOSITORY": self.releases.full_name,
             "GITHUB_TOKEN": TOKEN,
@@ -266,6 +275,7 @@ class Recorded:
     @contextmanager
     def start(self, *arguments: str, **environment: str) -> Iterator[ForkServerProcess]:
         """``python -m release ARGUMENTS``, in a process group of its own, ended on exit."""
+        (self.results / "machine").write_text(self.machine)
         merged = {**self.environment, **environment}
         run = partial(_release, self.path.parent, merged, self.machine, arguments)
         process = _forks.Process(target=run)
@@ -335,31 +345,3 @@ def _index(manifests: Mapping[Platform, str]) -> dict[str, Any]:
             for platform, digest in manifests.items()
         ],
     }
-
-
-class _Engine(socketserver.ThreadingUnixStreamServer):
-    """Docker's engine as far as a preflight looks at it (Docker Engine API v1.44)."""
-
-    daemon_threads = True
-
-
-class _Api(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        path = re.sub(r"^/v[0-9.]+", "", self.path)
-        answers: dict[str, object] = {
-            "/_ping": "OK",
-            "/version": {"ApiVersion": "1.44", "Version": "25.0.0"},
-            "/info": {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]},
-        }
-        body = json.dumps(answers.get(path, {"message": "not recorded"})).encode()
-        self.send_response(200 if path in answers else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, *_: object) -> None:
-        """Says nothing."""

@@ -69,6 +69,14 @@ def docker(results: Path, arguments: list[str]) -> None:
         Path(output["dest"]).mkdir()
         shutil.copy(results / "gcc", output["dest"])
         return
+    labels = dict(value.split("=", 1) for value in options.get("--label", []))
+    if target == "on-the-spot":
+        contexts = dict(value.split("=", 1) for value in options["--build-context"])
+        layers = on_the_spot_image(Path(contexts["openzfs"]))
+        machine = (results / "machine").read_text()
+        architecture = {name: arch for arch, name in MACHINES.items()}[machine]
+        write_image(Path(output["dest"]), labels, architecture, layers)
+        return
     recorded = results / about["KERNEL_IMAGE"].rpartition("@")[2].replace(":", "-")
     if target == "kernel-files":
         shutil.copytree(recorded / "files", output["dest"])
@@ -79,7 +87,6 @@ def docker(results: Path, arguments: list[str]) -> None:
         built.write(f"{about['KERNEL_NAME']}\n")
     with (results / "used").open("a") as used:
         used.write(f"{builder}\n")
-    labels = dict(value.split("=", 1) for value in options["--label"])
     architecture = options["--platform"][0].partition("/")[2]
     layers = module_image(about, labels, architecture, (recorded / "zfs.ko").read_bytes())
     if (results / "salt").is_file():
@@ -118,6 +125,15 @@ def module_image(
     ]
 
 
+def on_the_spot_image(openzfs: Path) -> list[tuple[bytes, str]]:
+    """The layers that the Dockerfile adds to the builder's: OpenZFS's sources, and the scripts."""
+    sources = sorted(openzfs.glob("*.tar.gz"))
+    return [
+        layer({f"openzfs/{one.name}": one.read_bytes() for one in sources}),
+        layer({"install-zfs": b"loader", "build/on-the-spot.sh": b"on the spot"}),
+    ]
+
+
 def write_image(
     to: Path, labels: Mapping[str, str], architecture: str, layers: list[tuple[bytes, str]]
 ) -> None:
@@ -131,6 +147,7 @@ def write_image(
     config = {
         "architecture": architecture,
         "os": "linux",
+        "created": "2024-05-01T00:00:00Z",
         "config": {"Entrypoint": ["/install-zfs"], "Labels": dict(labels)},
         "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},
     }

@@ -71,7 +71,8 @@ def empty(setup: Recorded, kernel: Kernel) -> None:
         setup.registry.delete(IMAGES)
     setup.releases.releases.clear()
     setup.releases.git_tags.clear()
-    setup.write_versions(f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n")
+    entry = f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n"
+    setup.write_versions(entry, on_the_spot=True)
     forget(setup)
 
 
@@ -86,6 +87,7 @@ def test_killed_at_every_effect_and_run_again_is_as_if_never_killed(
     kernel = setup.push_kernel("5.4.39")
     every_point(setup, effects, partial(empty, setup, kernel))
     assert len(setup.releases.releases) == 1
+    assert {"desktop-4.13.0", "latest", "build"} <= setup.tags().keys()
 
 
 def every_point(

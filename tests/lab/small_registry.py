@@ -205,6 +205,13 @@ class SmallRegistry(StandIn):
 
     @route("PUT", "/v2/{name:path}/manifests/{reference}")
     def put_manifest(self, call: Call, name: str, reference: str) -> Response:
+        document = json.loads(call.content)
+        parts = [document.get("config"), *document.get("layers", ())]
+        held = self.manifests.get(name, {})
+        if any(part and part["digest"] not in self.blobs for part in parts):
+            raise violation(400, "MANIFEST_BLOB_UNKNOWN")
+        if any(one["digest"] not in held for one in document.get("manifests", ())):
+            raise violation(400, "MANIFEST_UNKNOWN")
         digest = self.put(name, reference, call.content, call.headers.get_content_type())
         return Response(201, {"Docker-Content-Digest": digest})
 
