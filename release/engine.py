@@ -349,9 +349,12 @@ class Engine:
         try:
             with tar.open("rb") as file:
                 self._client.images.load(file)
-        except DockerException as error:
+        except _FAULTS as error:
             raise BuildError(
-                "the engine does not load it", on=str(tar), detail=redact(str(error))
+                "the engine does not load it",
+                on=str(tar),
+                detail=_words(error),
+                hint="look at the engine's log, and run again",
             ) from error
 
 
