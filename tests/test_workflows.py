@@ -879,16 +879,16 @@ def test_what_was_built_is_published_though_upstream_names_it_no_more(shop: Shop
     older = (
         f"- image: {host}/linuxkit/kernel:4.19.1\n  digest: sha256:{'0' * 64}\n"
         f"  platforms: {{linux/amd64: 'sha256:{'0' * 64}'}}\n  skip: by hand\n"
-        f"  aliases: [{host}/linuxkit/kernel:desktop-9]\n"
+        f"  aliases: [{host}/linuxkit/kernel:desktop-9.1.0]\n"
     )
     shop.push({"versions.yaml": f"{head}kernels:\n{older}"})
     # Upstream has moved a second name from the older kernel to this one.
     hub = shop.desk.hub.repository("linuxkit", "kernel")
     now = shop.desk.registry.manifests["linuxkit/kernel"]["5.4.39"]
-    shop.desk.registry.manifests["linuxkit/kernel"]["desktop-9"] = now
+    shop.desk.registry.manifests["linuxkit/kernel"]["desktop-9.1.0"] = now
     image: Any = ("linux", "amd64", None, "sha256:" + "0" * 64, 1)
     hub.push("4.19.1", "sha256:" + "0" * 64, [image], DAY)
-    hub.tags["desktop-9"] = replace(hub.tags["5.4.39"], name="desktop-9")
+    hub.tags["desktop-9.1.0"] = replace(hub.tags["5.4.39"], name="desktop-9.1.0")
     run = shop.run()
     assert run.job("plan").outputs["build"] == "true"
     for platform in (AMD64, ARM64):
@@ -898,7 +898,7 @@ def test_what_was_built_is_published_though_upstream_names_it_no_more(shop: Shop
     assert shop.assets == ASSETS
     assert f"image: {shop.image}\n" in shop.file("versions.yaml")
     recorded = shop.file("versions.yaml")
-    assert recorded.count("kernel:desktop-9") == 1, recorded
+    assert recorded.count("kernel:desktop-9.1.0") == 1, recorded
 
 
 def test_a_run_by_hand_for_one_kernel_publishes_no_other(shop: Shop) -> None:
