@@ -455,7 +455,7 @@ def plan_(
     _tell_behind(world, late)
     _show_left_out(news.kernels)
     stands = outlook(targets, world.versions.image)
-    write_json(stands, json_to, failures=as_data(failures), whole=verify)
+    write_json(stands, json_to, failures=as_data(failures), whole=verify, behind=late)
     if to:
         report.summary([one for one in stands if one.status is not Status.UNCHANGED])
     return _exit_code((), failures)
@@ -527,7 +527,7 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
             world, [target], observed, Step.SMOKE, jobs=1, report=report, hand_over=passed.append
         )
         (outcome,) = (one for one in outcomes if one.platform == platform)
-        attempts = list(world.state.of(job.key).values())
+        attempt = next(iter(world.state.of(job.key).values()), None)
         (now,) = (one for one in world.versions.kernels if one.slug == slug)
         delivery = handover.Delivery(
             slug,
@@ -535,7 +535,7 @@ def hand_over(slug: str, platform_name: str, planned: Path, to: Path, json_to: P
             outcome.status,
             outcome.reason,
             outcome.seconds,
-            attempts[-1].inputs if attempts else None,
+            attempt.inputs if attempt else None,
             bool(now.skip),
             passed[0].layout if passed else None,
         )

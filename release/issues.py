@@ -69,7 +69,8 @@ class Results:
         told: the jobs whose failure their results account for.
         whole: whether all was looked at, and not a share of it.
         given_up: kernels that a maintainer, or what their image lacks, has taken out.
-        unmoved: why tags that are no kernel's stay as they were; None where none was to be moved.
+        behind: tags that are no kernel's and not what they have to be; None where nobody looked.
+        unmoved: why they were not brought up to date.
     """
 
     outcomes: Mapping[tuple[str, str], Mapping[str, Any]]
@@ -80,7 +81,8 @@ class Results:
     told: frozenset[str] = frozenset()
     whole: bool = False
     given_up: frozenset[str] = frozenset()
-    unmoved: Mapping[str, str] | None = None
+    behind: frozenset[str] | None = None
+    unmoved: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
@@ -95,7 +97,8 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
     """
     outcomes: dict[tuple[str, str], Mapping[str, Any]] = {}
     failures: dict[tuple[str, bool], Mapping[str, Any]] = {}
-    unmoved: dict[str, str] | None = None
+    unmoved: dict[str, str] = {}
+    behind: frozenset[str] | None = None
     told: set[str] = set()
     looked = whole = False
     for file in files:
@@ -108,10 +111,13 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
             failures |= {
                 (_plain(one["on"]) or "-", one["drawn"] is True): one for one in content["failures"]
             }
+            if "behind" in content:
+                behind = frozenset(map(str, content["behind"]))
             if "unmoved" in content:
                 unmoved = {str(tag): str(why) for tag, why in content["unmoved"].items()}
-            failed = any(one["status"] == Status.FAILED for one in own.values())
-            if content["failures"] or failed or content.get("unmoved"):
+                behind = frozenset(unmoved)
+                told.update(["publish"] if unmoved else [])
+            if content["failures"] or any(one["status"] == Status.FAILED for one in own.values()):
                 told.update(_ACCOUNTS_FOR.get(file.stem, ()))
             whole = whole or content.get("whole") is True
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -141,6 +147,7 @@ def read(files: Iterable[Path], jobs: str, given_up: Iterable[str]) -> Results:
         frozenset(told),
         whole,
         frozenset(given_up),
+        behind,
         unmoved,
     )
 
@@ -159,9 +166,9 @@ def causes(results: Results) -> list[Cause]:
         )
         title = f"{kernel} {COULD_NOT}"
         found.append(Cause("kernel", kernel, title, tuple(lines), hint))
-    for tag, why in (results.unmoved or {}).items():
+    for tag, why in results.unmoved.items():
         title = f"the tag {tag} could not be brought up to date"
-        hint = "It stays as it was, and every run tries again. The job's log says more."
+        hint = "Every run looks again, and tries again where it is behind. The job's log says more."
         found.append(Cause("tag", tag, title, (why,), hint))
     for (kind, place), failures in _by_place(results).items():
         title = f"{place} could not be read completely"
@@ -199,7 +206,6 @@ def _place(on: str) -> str:
 
 def is_gone(kind: str, of: str, results: Results) -> bool:
     """Whether a run shows that a cause is gone; what was not looked at is not gone."""
-    jobs = results.jobs
     match kind:
         case "kernel" if of in results.given_up:
             return True
@@ -208,15 +214,13 @@ def is_gone(kind: str, of: str, results: Results) -> bool:
             # One that is not among them can be one that could not be listed.
             return _DONE.issuperset(seen) if seen else results.looked and not results.failures
         case "tag":
-            # Which tags are behind was found out by the plan, and where it was not, it failed.
-            moved = results.unmoved is not None and of not in results.unmoved
-            nothing_to_do = (jobs.get("plan"), jobs.get("publish")) == ("success", "skipped")
-            return nothing_to_do or (moved and not results.failures)
+            behind = results.behind
+            return behind is not None and of not in behind and not results.failures
         case "upstream" | "look":
             looked = results.looked and (results.whole or kind == "upstream")
             return looked and (kind, of) not in _by_place(results)
         case "job":
-            return "success" in (jobs.get(of.partition("/")[0]), results.steps.get(of))
+            return "success" in (results.jobs.get(of.partition("/")[0]), results.steps.get(of))
         case _:
             return False
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import semver
+
 from release.errors import ConfigurationError
 from release.reference import Platform, parse_platform
 from release.yamlfile import write
@@ -97,8 +99,14 @@ class State:
         known = self.without(outdated).attempts
         return replace(self, attempts=MappingProxyType({**known, trial: attempt}))
 
+    def succeeded(self, key: Key, zfs: str | None) -> State:
+        """After a success with that version, which nobody will give up for an older one."""
+        return self.without(
+            trial for trial in self.of(key) if zfs is None or not _is_newer(trial[2], zfs)
+        )
+
     def without(self, trials: Iterable[Trial]) -> State:
-        """After successes, or where nobody asks for them any more."""
+        """Where nobody is to ask for them any more."""
         gone = set(trials)
         kept = {trial: one for trial, one in self.attempts.items() if trial not in gone}
         return replace(self, attempts=MappingProxyType(kept))
@@ -130,6 +138,13 @@ class State:
     def is_too_old(self, today: date) -> bool:
         """Whether runs must have been missing since the recorded look."""
         return self.looked is not None and today - self.looked > TOO_OLD
+
+
+def _is_newer(zfs: str, than: str) -> bool:
+    try:
+        return semver.Version.parse(zfs) > than
+    except ValueError:
+        return False
 
 
 def load(path: Path) -> State:

@@ -143,9 +143,9 @@ class Work:
                 if one.status in (Status.PUBLISHED, Status.UNCHANGED)
             ]
             with self.lock:
-                state = self.world.state
-                over = (trial for key in done for trial in state.of(key, self._zfs(target, key)))
-                self.world.state = state.without(over)
+                for key in done:
+                    zfs = self._zfs(target, key)
+                    self.world.state = self.world.state.succeeded(key, zfs)
             return outcomes
         finally:
             self.report.step(slug, "")

@@ -79,6 +79,8 @@ def empty(setup: Recorded, kernel: Kernel) -> None:
 def forget(setup: Recorded) -> None:
     """The next run is on a machine that knows nothing of the one before."""
     shutil.rmtree(setup.path.parent / "cache", ignore_errors=True)
+    setup.engine.images.clear()
+    setup.engine.containers.clear()
 
 
 def test_killed_at_every_effect_and_run_again_is_as_if_never_killed(
@@ -103,7 +105,10 @@ def every_point(
     assert run.exit_code == 0, run
     total = len(effects.effects)
     whole = Published.by(setup)
+    assert setup.engine.containers == {}
+    effects.resume()
     assert {one["status"] for one in setup.run("sync").outcomes} == {"unchanged"}
+    assert effects.effects == [], "nothing was left to do"
     for n in range(1, total + 1):
         for phase in phases:
             effects.resume()
@@ -118,6 +123,9 @@ def every_point(
             again = setup.run("sync")
             assert again.exit_code == 0, f"after a kill {phase} effect {n} of {total}: {again}"
             assert Published.by(setup) == whole, f"after a kill {phase} effect {n} of {total}"
+    effects.resume()
+    assert setup.run("sync").exit_code == 0
+    assert effects.effects == [], "nothing was left to do"
 
 
 def killing(process: ForkServerProcess) -> Callable[[Effect], None]:

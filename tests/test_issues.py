@@ -201,6 +201,9 @@ def test_a_tag_that_is_no_kernel_s_has_an_issue_of_its_own(
     # Neither a job that did not get so far nor one that could not look says that it is gone.
     job = "the job publish of the workflow sync did not end well"
     assert after("success", "failure") == [tag, job]
+    assert after("success", "failure", behind=["latest"]) == [tag, job]
+    # Publishing was stopped by hand.
+    assert after("success", "skipped", behind=["latest"]) == [tag, job]
     unread = {"on": "hub.docker.com", "what": "answered 500", "hint": "", "drawn": False}
     assert tag in after("success", "failure", failures=[unread], unmoved={})
     assert after("success", "failure", outcomes=[one], unmoved={}) == [job, kernel]
@@ -208,7 +211,11 @@ def test_a_tag_that_is_no_kernel_s_has_an_issue_of_its_own(
     assert after("success", "failure", unmoved=unmoved) == [tag]
     assert after("failure", "skipped")[0] == tag
     # Nothing was behind.
-    assert after("success", "skipped") == []
+    assert after("success", "skipped", behind=[]) == []
+    # The other machines are another matter.
+    jobs = {"build": {"result": "failure"}, "publish": {"result": "failure"}}
+    file.write_text(json.dumps({"outcomes": [], "failures": [], "unmoved": unmoved}))
+    assert [cause.of for cause in causes(read([file], json.dumps(jobs), ()))] == ["latest", "build"]
 
 
 def test_a_job_that_failed_for_its_kernels_has_no_cause_of_its_own() -> None:

@@ -396,9 +396,12 @@ def test_a_tag_that_cannot_be_moved_is_told_to_programs_too(setup: Recorded) -> 
     before = setup.tags()
     del images(setup)["latest"]
     setup.registry.fail("PUT .*/manifests/latest$", Response(403), times=None)
+    written = setup.path.parent / "outcomes.json"
+    assert setup.run("plan").exit_code == 0
+    assert json.loads(written.read_text())["behind"] == ["latest"]
     run = setup.run("sync")
     assert run.exit_code == 3, run
-    unmoved = json.loads((setup.path.parent / "outcomes.json").read_text())["unmoved"]
+    unmoved = json.loads(written.read_text())["unmoved"]
     assert unmoved.keys() == {"latest"}
     assert "manifests/latest: answered 403" in unmoved["latest"]
     setup.registry.recover()
@@ -533,6 +536,23 @@ def test_what_people_use_is_mended_before_a_newer_zfs_takes_its_place(setup: Rec
     run = setup.run("sync")
     assert run.outcomes[0]["status"] == "failed", "only now is the newer one built"
     assert setup.tags() == before
+
+
+def test_what_is_mended_lets_a_newer_zfs_that_fails_wait_on(setup: Recorded) -> None:
+    setup.path.write_text(
+        setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
+    )
+    setup.release_openzfs("2.1.17", "3.10", "6.7")
+    for module in setup.results.glob("*/zfs.ko"):
+        module.unlink()
+    assert [setup.run("sync").exit_code for _ in range(MOST_ATTEMPTS)] == [1] * MOST_ATTEMPTS
+    builds = setup.builds
+    lose_asset(setup)
+    run = setup.run("sync")
+    assert run.outcomes[0]["reason"].startswith("repaired: "), run
+    run = setup.run("sync")
+    assert run.outcomes[0]["status"] == "waiting", run
+    assert setup.builds == builds
 
 
 def test_two_versions_that_fail_in_turns_wait_both(setup: Recorded) -> None:

@@ -106,7 +106,9 @@ def test_each_zfs_version_has_its_own_count() -> None:
     newer = replace(INPUTS, zfs="2.1.6")
     both = failing(2).failed(KEY, newer, "the build failed")
     assert times(both) == {"2.1.5": 2, "2.1.6": 1}
-    assert times(both.without(both.of(KEY, "2.1.6"))) == {"2.1.5": 2}
+    assert times(both.succeeded(KEY, "2.1.5")) == {"2.1.6": 1}
+    for zfs in ("2.1.6", "2.1.10", None):
+        assert times(both.succeeded(KEY, zfs)) == {}
     # With other code, all that is known of the older ones is of no use.
     assert times(both.failed(KEY, replace(newer, code="sha256:other"), "no")) == {"2.1.6": 1}
 
