@@ -157,7 +157,6 @@ class Origin:
             },
             {
                 "SOURCE_DATE_EPOCH": int(self.created.timestamp()),
-                "builderSource": self.label("install-zfs.builder-source"),
                 "smoke": self.label("install-zfs.smoke") or "boot",
             },
             self._ingredients(),

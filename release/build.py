@@ -315,7 +315,6 @@ class Builder:
             "org.opencontainers.image.version": recipe.zfs,
             "install-zfs.builder-digest": recipe.builder.digest,
             "install-zfs.builder-image": str(recipe.builder.image),
-            "install-zfs.builder-source": recipe.builder.source,
             "install-zfs.kernel-banner": facts.kernel_banner,
             "install-zfs.kernel-digest": recipe.manifest,
             "install-zfs.kernel-image": str(recipe.kernel.image),

@@ -62,7 +62,7 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import behind, move_tags, run
+from release.sync import behind, move_tags, run, unsigned_tags
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
@@ -241,13 +241,17 @@ def sync(
         tried = {job.key: job.zfs for job in planned.jobs} if planned else {}
         draw = partial(seen.plan, world, entries, force=force, tried=tried)
         targets, unread = draw()
-        late, unseen = behind(world, entries, observed)
+        late, unseen = behind(world, entries, observed, whole=verify)
         # Who publishes for a plan is not idle, or was called by one that found something.
         if subjects and (expected or seen.is_busy(targets, late)):
             unsigned, unlooked = seen.unsigned(world)
             unseen += unlooked
             if unsigned:
                 targets, unread = draw(unsigned=unsigned)
+        signed: list[Subject] = []
+        if subjects and verify:
+            signed, unlooked = unsigned_tags(world)
+            unseen += unlooked
         targets = world.share(targets, observed).targets
         to_do = any(target.to_do for target in targets)
         failures = (*news.failures, *seen.failures, *unread, *unseen)
@@ -260,7 +264,6 @@ def sync(
         _tell(report, news)
         _tell_age(report, world)
         _warn(report, world, targets)
-        signed: list[Subject] = []
         outcomes = run(
             world,
             targets,
@@ -276,7 +279,8 @@ def sync(
         world.keep_state(complete=not failures)
         unmoved: dict[str, ReleaseError] = {}
         if to_do and limit != 0:
-            unmoved = move_tags(world, late, outcomes, observed, report, signed.append)
+            sign = signed.append if subjects else None
+            unmoved = move_tags(world, late, outcomes, observed, report, sign)
         if subjects and signed:
             subjects.parent.mkdir(parents=True, exist_ok=True)
             named = dict.fromkeys((one.name, one.digest) for one in signed)
@@ -415,8 +419,12 @@ def plan_(
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
         unsigned: frozenset[str] = frozenset()
-        late, unseen = behind(world, entries, observed)
+        to_sign: list[Subject] = []
+        late, unseen = behind(world, entries, observed, whole=verify)
         if to:
+            if verify:
+                to_sign, unlooked = unsigned_tags(world)
+                unfound += unlooked
             if seen.is_busy(targets, late):
                 unsigned, unlooked = seen.unsigned(world)
                 unfound += unlooked
@@ -436,7 +444,7 @@ def plan_(
         _warn(report, world)
         if to:
             due = not failures and world.state.is_due(world.today)
-            worth = bool(late) or news.worth_recording or due
+            worth = bool(late or to_sign) or news.worth_recording or due
             jobs = handover.jobs_of(targets, observed.image_tags, kept)
             # What has no platform could not be looked at, and that is told as often as it fails.
             unknown = any(target.to_do and not target.platforms for target in targets)

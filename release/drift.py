@@ -71,6 +71,8 @@ def lost_images(receipt: Receipt, found: Mapping[str, Digest | None]) -> Iterato
     for platform, part in sorted(receipt.platforms.items()):
         if found.get(part.manifest, part.manifest) is None:
             yield f"the image for {platform} was missing"
+    if any(found.get(digest, digest) is None for digest in receipt.beside):
+        yield "an image without userland, or an attestation, was missing"
 
 
 def moved_tags(wanted: Mapping[str, Digest], found: Mapping[str, Digest | None]) -> Iterator[str]:

@@ -42,11 +42,11 @@ from release.layers import (
     read_file_layer,
 )
 from release.plan import SUMS, Observed, find_asset, newest_first
-from release.record import Record, is_made_from
+from release.record import TO_SIGN, Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
 from release.registry import Document, Registry
-from release.verify import verify_image
-from release.versions import MAX_LAYERS, SMOKE_HOST, Entry
+from release.verify import lost, verify_image
+from release.versions import MAX_LAYERS, PLATFORMS, SMOKE_HOST, Entry
 
 T = TypeVar("T")
 
@@ -134,15 +134,28 @@ def _members(entries: Iterable[Entry], observed: Observed) -> Iterator[Member]:
         release = observed.release(entry.slug, entry.zfs)
         if release is None or release.draft:
             continue
+        receipt, standing = observed.receipt(entry, entry.zfs), observed.standing(entry, PLATFORMS)
         for platform in sorted(entry.platforms):
             if asset := find_asset(release, entry.slug, platform):
                 yield Member(entry, platform, release, asset)
+            elif standing and receipt and platform not in receipt.platforms:
+                # The tag has it with the older ZFS still.
+                older = replace(entry, zfs=standing.receipt.entry.zfs)
+                if asset := find_asset(standing.release, entry.slug, platform):
+                    yield Member(older, platform, standing.release, asset)
 
 
-def is_behind(registry: Registry, image: Reference, wanted: Wanted) -> bool:
-    """Whether ``latest`` is not what it has to be. Two HEADs, and no pull."""
-    return bool(wanted.members) and not is_made_from(
-        registry, image.with_tag(TAG), wanted.fingerprint
+def is_behind(registry: Registry, image: Reference, wanted: Wanted, *, whole: bool = False) -> bool:
+    """Whether ``latest`` is not what it has to be. Two HEADs, and no pull.
+
+    Args:
+        whole: look at all that its index holds, too.
+    """
+    if not wanted.members:
+        return False
+    reference = image.with_tag(TAG)
+    return not is_made_from(registry, reference, wanted.fingerprint) or (
+        whole and bool(lost(registry, reference))
     )
 
 
@@ -386,7 +399,7 @@ class Latest:
     catalogue: bytes
     held: Mapping[Platform, tuple[Part, ...]]
     to_boot: Mapping[Platform, tuple[Member, Line]]
-    left_out: tuple[PublishError, ...]
+    left_out: tuple[PublishError | NotFoundError, ...]
 
     @property
     def bytes(self) -> int:
@@ -483,13 +496,13 @@ def _made(
 
 def _of_each(
     make: Callable[[Member], T], members: Sequence[Member]
-) -> tuple[dict[tuple[str, Platform], T], list[PublishError]]:
+) -> tuple[dict[tuple[str, Platform], T], list[PublishError | NotFoundError]]:
     """What can be made of members, side by side, and why nothing could be made of the others."""
 
-    def tried(member: Member) -> T | PublishError:
+    def tried(member: Member) -> T | PublishError | NotFoundError:
         try:
             return make(member)
-        except PublishError as error:
+        except (PublishError, NotFoundError) as error:
             return error
 
     with ThreadPoolExecutor(_JOBS) as pool:
@@ -497,9 +510,10 @@ def _of_each(
     found = {
         one.key: result
         for one, result in zip(members, made, strict=True)
-        if not isinstance(result, PublishError)
+        if not isinstance(result, PublishError | NotFoundError)
     }
-    return found, [result for result in made if isinstance(result, PublishError)]
+    left_out = [one for one in made if isinstance(one, PublishError | NotFoundError)]
+    return found, left_out
 
 
 def _that_fit(parts: Sequence[Part], room: int) -> list[Part]:
@@ -553,10 +567,15 @@ def _image(
     return assemble(config, [layer.descriptor(about) for layer, _, about in layers.values()])
 
 
-def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -> bool:
+def push(
+    registry: Registry, image: Reference, wanted: Wanted, latest: Latest, *, to_sign: bool = False
+) -> bool:
     """Pushes what is not there of ``latest``, then its record, and moves the tag last.
 
     A ``latest`` that lacks what is published gets no record, so that the next run tries again.
+
+    Args:
+        to_sign: whether this run has its work signed.
 
     Returns:
         Whether the tag moved.
@@ -564,8 +583,9 @@ def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -
     Raises:
         PublishError: what the tag points to reads back differently.
     """
-    there = registry.head(image.with_tag(TAG))
-    if there != latest.document.digest:
+    reference = image.with_tag(TAG)
+    there = registry.head(reference)
+    if there != latest.document.digest or lost(registry, reference):
         registry.upload(image, bytes_digest(latest.catalogue), latest.catalogue)
         for one in latest.images.values():
             publish.put_assembled(registry, image, one)
@@ -575,7 +595,8 @@ def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -
         Record(latest.document.digest, wanted.fingerprint).put(registry, image)
     if there == latest.document.digest:
         return False
-    reference = image.with_tag(TAG)
+    if to_sign:
+        Record(latest.document.digest, TO_SIGN).put(registry, image)
     registry.put(reference, latest.document)
     made = {platform: one.manifest.digest for platform, one in latest.images.items()}
     verify_image(registry, reference, latest.document, made)

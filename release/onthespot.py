@@ -19,7 +19,6 @@ from release.attest import (
     Ingredient,
     Made,
     Subject,
-    attached,
     attest,
     file_material,
     image_ingredient,
@@ -33,12 +32,12 @@ from release.builders import TABLE, load_table
 from release.engine import Engine
 from release.errors import BuildError, ConfigurationError, ResolveError
 from release.layout import Layout
-from release.record import Record, is_made_from, repair
+from release.record import TO_SIGN, Record, is_made_from, repair
 from release.reference import Digest, Platform, Reference
 from release.registry import Document
 from release.report import Report
 from release.resolve import BuilderImage, BuilderSource
-from release.verify import verify_image
+from release.verify import lost, verify_image
 from release.world import World, native_platform
 
 IMAGE_TAG = "build"
@@ -152,8 +151,11 @@ def tar(cache: Path) -> Path:
 # Publishing it
 
 
-def is_behind(world: World) -> bool:
+def is_behind(world: World, *, whole: bool = False) -> bool:
     """Whether the published image is not what it has to be. Two HEADs, and no pull.
+
+    Args:
+        whole: look at all that its index holds, too.
 
     Raises:
         UpstreamError: the releases of OpenZFS, or the registry, could not be read.
@@ -161,14 +163,18 @@ def is_behind(world: World) -> bool:
     if not world.versions.on_the_spot:
         return False
     wanted = recipe(world)
-    return not is_made_from(
-        world.registry, wanted.image.with_tag(IMAGE_TAG), _mark(wanted, native_platform())
+    reference, mark = wanted.image.with_tag(IMAGE_TAG), _mark(wanted, native_platform())
+    return not is_made_from(world.registry, reference, mark) or (
+        whole and bool(lost(world.registry, reference))
     )
 
 
-def bring_up_to_date(world: World, report: Report) -> Subject:
+def bring_up_to_date(world: World, report: Report, *, to_sign: bool = False) -> Subject:
     """Publishes the image for this machine's platform, beside those that others published. Only
     for one that :func:`is_behind`.
+
+    Args:
+        to_sign: whether this run has its work signed.
 
     Returns:
         What there is to sign.
@@ -192,7 +198,8 @@ def bring_up_to_date(world: World, report: Report) -> Subject:
             registry.upload(wanted.image, digest, blob)
         made = layout.manifest
         registry.put(wanted.image.at(made.digest), made)
-    descriptors = dict(attached(before)) if before else {}
+    # What attests another platform's image, and is lost, comes back from a machine of that one.
+    descriptors = publish.attested(registry, reference, before) if before else {}
     if made.digest not in descriptors:
         attestation = attest(_made(world, wanted, platform, made))
         publish.put_attestation(registry, wanted.image, attestation)
@@ -201,6 +208,8 @@ def bring_up_to_date(world: World, report: Report) -> Subject:
     repaired = repair(registry, reference, Record(document.digest, mark))
     for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
+    if to_sign:
+        Record(document.digest, TO_SIGN).put(registry, wanted.image)
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
     does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"
@@ -259,8 +268,7 @@ def _mark(wanted: Recipe, platform: Platform) -> str:
 
 
 def _there(world: World, reference: Reference, document: Document) -> dict[Platform, Document]:
-    """The manifest of each platform that is published."""
+    """The manifest of each platform that is published; an index can outlive what it names."""
     found: dict[Platform, Digest] = world.registry.platforms(reference, document)
-    return {
-        platform: world.registry.get(reference.at(digest)) for platform, digest in found.items()
-    }
+    manifests = ((one, world.registry.find(reference.at(at))) for one, at in found.items())
+    return {platform: manifest for platform, manifest in manifests if manifest}

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 
+from semver import Version
+
 from release import drift
 from release.attest import provenance_name
 from release.errors import ConfigurationError
@@ -77,6 +79,14 @@ def not_here(platform: Platform) -> str:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """A release, and what was published with it."""
+
+    release: Release
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
 class Observed:
     """What is out there.
 
@@ -100,7 +110,7 @@ class Observed:
     def with_digests(self, digests: Mapping[str, Digest | None]) -> Observed:
         """The same, after a look behind some tags; no release is read once more."""
         closer = replace(self, digests=digests)
-        closer.__dict__.update(_by_tag=self._by_tag, receipts=self.receipts)
+        closer.__dict__.update(_by_tag=self._by_tag, _by_slug=self._by_slug, receipts=self.receipts)
         return closer
 
     @cached_property
@@ -122,6 +132,39 @@ class Observed:
         return receipt if receipt and receipt.entry.digest == entry.digest else None
 
     @cached_property
+    def _by_slug(self) -> Mapping[str, Sequence[Standing]]:
+        """What was published of each kernel, the newest ZFS first."""
+        found: dict[str, list[Standing]] = {}
+        for row in self._by_tag.values():
+            release = release_in(row)
+            receipt = self.receipts.get(release.id) if release and not release.draft else None
+            if release and receipt and receipt.entry.zfs:
+                found.setdefault(receipt.entry.slug, []).append(Standing(release, receipt))
+        for each in found.values():
+            each.sort(key=lambda one: Version.parse(one.receipt.entry.zfs or ""), reverse=True)
+        return found
+
+    def standing(self, entry: Entry, wanted: Collection[Platform]) -> Standing | None:
+        """The newest release that has all platforms, where the one that counts lacks some: the
+        tags ``desktop-X`` stay with it, and it is all that those platforms have.
+
+        Args:
+            wanted: what images are for.
+        """
+        receipt, platforms = self.receipt(entry, entry.zfs), entry.wanted(wanted)
+        if not receipt or receipt.platforms.keys() >= platforms:
+            return None
+        return next(
+            (
+                one
+                for one in self._by_slug.get(entry.slug, ())
+                if one.receipt.entry.digest == entry.digest
+                and one.receipt.platforms.keys() >= platforms
+            ),
+            None,
+        )
+
+    @cached_property
     def receipts(self) -> Mapping[int, Receipt]:
         """What was published, by the number of its release."""
         found = ((release.id, Receipt.find(release.body)) for release in self.releases or ())
@@ -138,21 +181,42 @@ def release_in(row: Iterable[Release]) -> Release | None:
     return max(row, key=key, default=None)
 
 
-def images_to_be(entries: Iterable[Entry], observed: Observed) -> list[Digest]:
-    """The manifests of all platforms of what is published, which its tags hold."""
-    receipts = (observed.receipt(entry, entry.zfs) for entry in entries)
-    return [part.manifest for one in receipts if one for part in one.platforms.values()]
+def images_to_be(
+    entries: Iterable[Entry], observed: Observed, platforms: Collection[Platform] = PLATFORMS
+) -> list[Digest]:
+    """The manifests that the tags of what is published lead to: of all platforms, and beside.
+
+    Args:
+        platforms: what images are for.
+    """
+    found: dict[Digest, None] = {}
+    for entry in entries:
+        standing = observed.standing(entry, platforms)
+        receipts = (observed.receipt(entry, entry.zfs), standing.receipt if standing else None)
+        for receipt in filter(None, receipts):
+            parts = (part.manifest for part in receipt.platforms.values())
+            found |= dict.fromkeys((*parts, *receipt.beside))
+    return list(found)
 
 
 def digests_to_be(
-    entries: Iterable[Entry], observed: Observed, desktop: Mapping[str, Sequence[str]]
+    entries: Iterable[Entry],
+    observed: Observed,
+    desktop: Mapping[str, Sequence[str]],
+    platforms: Collection[Platform] = PLATFORMS,
 ) -> dict[str, Digest]:
-    """The digest that is to be behind each tag of a kernel, of those that there are."""
+    """The digest that is to be behind each tag of a kernel, of those that there are.
+
+    Args:
+        platforms: what images are for.
+    """
     wanted: dict[str, Digest] = {}
     for entry in entries:
         if receipt := observed.receipt(entry, entry.zfs):
             versions = (*entry.desktop, *desktop.get(entry.slug, ()))
-            wanted |= _digests(entry, receipt, versions)
+            standing = observed.standing(entry, platforms)
+            wanted |= _digests(entry, receipt, () if standing else versions)
+            wanted |= _desktop_digests(standing.receipt, versions) if standing else {}
     return {name: digest for name, digest in wanted.items() if name in observed.image_tags}
 
 
@@ -174,6 +238,11 @@ def _digests(entry: Entry, receipt: Receipt, desktop: Iterable[str]) -> dict[str
     return receipt.digests(entry, (*entry.image_tags, *map(desktop_tag, desktop)))
 
 
+def _desktop_digests(receipt: Receipt, desktop: Iterable[str]) -> dict[str, Digest]:
+    """Of those Docker Desktop versions that it was published for."""
+    return {desktop_tag(one): receipt.image for one in desktop if one in receipt.entry.desktop}
+
+
 @dataclass(frozen=True)
 class Target:
     """One kernel, and what is missing of it out there.
@@ -191,6 +260,7 @@ class Target:
         waits: whether it is left out only until something changes.
         held: the platforms that are not tried again now, each with why.
         unsigned: whether it was published to be signed, and is not.
+        standing: what ``desktop-X`` stays with, see :meth:`Observed.standing`.
     """
 
     entry: Entry
@@ -206,6 +276,7 @@ class Target:
     waits: bool = False
     held: Mapping[Platform, str] = field(default_factory=lambda: MappingProxyType({}))
     unsigned: bool = False
+    standing: Standing | None = None
 
     @property
     def zfs(self) -> str | None:
@@ -421,6 +492,10 @@ def _target(
         whole = {*here, *elsewhere} <= set(receipt.platforms if receipt else ())
         due = desktop if whole else ()
         repairs = tuple(_repairs(entry, missing, due, elsewhere, release, receipt, observed))
+    standing = observed.standing(entry, {*here, *elsewhere})
+    if standing:
+        more = _standing_repairs(desktop, standing, observed)
+        repairs = tuple(dict.fromkeys((*repairs, *more)))
     if not entry.resolved:
         missing.append("record")
     why = entry.skip
@@ -444,7 +519,22 @@ def _target(
         repairs,
         receipt,
         release,
+        standing=standing,
     )
+
+
+def _standing_repairs(
+    desktop: Iterable[str], standing: Standing, observed: Observed
+) -> Iterator[str]:
+    """How what other platforms, and ``desktop-X``, have beside a newer ZFS differs from what was
+    published.
+    """
+    receipt = standing.receipt
+    digests = _desktop_digests(receipt, desktop)
+    yield from (f"{name} was missing" for name in digests if name not in observed.image_tags)
+    yield from drift.damaged_files(receipt, standing.release)
+    yield from drift.lost_images(receipt, observed.digests)
+    yield from drift.moved_tags(digests, observed.digests)
 
 
 def _is_there(entry: Entry, observed: Observed) -> bool:

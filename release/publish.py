@@ -48,7 +48,7 @@ from release.reference import (
 )
 from release.registry import MALFORMED, OCI_INDEX, Document, Registry
 from release.resolve import Kernel
-from release.verify import verify_image, verify_sums
+from release.verify import lost, verify_image, verify_sums
 from release.versions import PLATFORMS, ZFS_VERSION, Entry, modules_tag
 
 _XZ_PRESET = 6
@@ -65,6 +65,9 @@ def push(
     kernel: Kernel,
     built: Sequence[Built],
     receipt: Receipt | None = None,
+    others: Sequence[Built] = (),
+    *,
+    tags: bool = True,
 ) -> Pushed:
     """Pushes what was built, and moves the tag ``slug`` to it.
 
@@ -74,24 +77,27 @@ def push(
     Args:
         receipt: what was published before: where all of it was brought back, its index is as
             good as ever.
+        others: what was brought back of other platforms, which the receipt does not have.
+        tags: whether tags are moved; the images are there by their digests otherwise.
 
     Raises:
         PublishError: a tag reads back differently.
     """
+    own, built = built, (*others, *built)
     for one in built:
         for digest, blob in one.layout.blobs():
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
+    document = _before(registry, image, receipt, own)
     manifests = {one.platform: one.layout.manifest for one in built}
     labels = {one.platform: one.labels for one in built}
-    reference = image.with_tag(slug)
-    document = _before(registry, image, receipt, built)
-    if document:
+    reference = image.with_tag(slug) if tags else image
+    if document and tags:
         registry.put(reference, document)
         verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
-    else:
+    elif not document:
         document = _push_index(registry, reference, kernel, manifests, labels)
-    return Pushed(document, _push_modules(registry, image, slug, kernel, built))
+    return Pushed(document, _push_modules(registry, image, slug, kernel, built, tags=tags))
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,16 @@ class Pushed:
 
     image: Document
     modules: Document | None
+
+    @property
+    def held(self) -> frozenset[Digest]:
+        """What the indexes lead to: images, and what attests them."""
+        documents = filter(None, (self.image, self.modules))
+        return frozenset(
+            parse_digest(item["digest"])
+            for document in documents
+            for item in document.content.get("manifests", ())
+        )
 
 
 def _before(
@@ -114,11 +130,7 @@ def _before(
     }:
         return None
     document = registry.find(image.at(receipt.image))
-    if not document:
-        return None
-    attestations = attached(document).values()
-    held = (image.at(parse_digest(one["digest"])) for one in attestations)
-    return document if all(registry.head(one) for one in held) else None
+    return document if document and not lost(registry, image, document) else None
 
 
 def _push_index(
@@ -132,23 +144,41 @@ def _push_index(
     platforms that others pushed before.
 
     Args:
+        reference: without a tag, the index is there by its digest alone.
         labels: of the manifests' images.
     """
     descriptors: dict[Digest, Mapping[str, Any]] = {}
     there: dict[Platform, Document] = {}
-    if len(kernel.platforms) > 1 and (before := registry.find(reference)):
+    if reference.tag and len(kernel.platforms) > 1 and (before := registry.find(reference)):
         there = _published_in(before, registry, reference, kernel)
-        if there:
-            descriptors.update(attached(before))
-    for platform, manifest in manifests.items():
-        origin = Origin(reference.name, platform, manifest.digest, labels[platform])
+        descriptors = attested(registry, reference, before)
+    for platform, manifest in {**there, **manifests}.items():
+        if platform in manifests:
+            about = labels[platform]
+        elif manifest.digest not in descriptors:
+            about = registry.labels(reference, manifest.digest)
+        else:
+            continue
+        origin = Origin(reference.name, platform, manifest.digest, about)
         attestation = attest(origin.made)
         put_attestation(registry, reference, attestation)
         descriptors[manifest.digest] = attestation.descriptor
     document = index({**there, **manifests}, descriptors)
+    reference = reference if reference.tag else reference.at(document.digest)
     registry.put(reference, document)
     verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
     return document
+
+
+def attested(
+    registry: Registry, reference: Reference, document: Document
+) -> dict[Digest, Mapping[str, Any]]:
+    """The descriptors in an index of what attests its images, as far as that is there."""
+    return {
+        of: one
+        for of, one in attached(document).items()
+        if registry.head(reference.at(parse_digest(one["digest"])))
+    }
 
 
 def modules_alone(built: Built) -> Assembled | None:
@@ -163,7 +193,13 @@ def modules_alone(built: Built) -> Assembled | None:
 
 
 def _push_modules(
-    registry: Registry, image: Reference, slug: str, kernel: Kernel, built: Sequence[Built]
+    registry: Registry,
+    image: Reference,
+    slug: str,
+    kernel: Kernel,
+    built: Sequence[Built],
+    *,
+    tags: bool,
 ) -> Document | None:
     """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
     found = {one.platform: modules_alone(one) for one in built}
@@ -174,7 +210,8 @@ def _push_modules(
         put_assembled(registry, image, assembled)
     manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
     labels = {one.platform: one.labels for one in built}
-    return _push_index(registry, image.with_tag(modules_tag(slug)), kernel, manifests, labels)
+    reference = image.with_tag(modules_tag(slug)) if tags else image
+    return _push_index(registry, reference, kernel, manifests, labels)
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:
@@ -367,6 +404,7 @@ def publish_release(
             assets = _with_its_attestations(release, assets, before)
     kept = _kept(github, release, entry, before)
     files = {**kept, **{path.name: _file(path) for path in assets}}
+    parts = _parts(built, pushed, before, to_sign)
     if release and not release.immutable:
         release = _without_leftovers(github, release, entry.slug, files)
     sums = _write_sums(directory, files)
@@ -374,9 +412,10 @@ def publish_release(
         entry,
         pushed.image.digest,
         pushed.modules.digest if pushed.modules else None,
-        _parts(built, pushed, before, to_sign),
+        parts,
         {**files, SUMS: _file(sums)},
         before.instead_of if before else "",
+        tuple(sorted(pushed.held.difference(part.manifest for part in parts.values()))),
     )
     if release and release.immutable and (wrong := _wrong(github, release, (*assets, sums))):
         copied = _copy(github, release, receipt, {path.name for path in assets}, directory)
@@ -517,8 +556,7 @@ def _parts(
 
     Who built an image once is no other one for it having been brought back.
     """
-    manifests = pushed.image.content.get("manifests", [])
-    held = {item["digest"] for item in manifests}
+    held = {item["digest"] for item in pushed.image.content.get("manifests", [])}
     parts = {
         platform: part
         for platform, part in (before.platforms.items() if before else ())

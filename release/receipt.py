@@ -68,6 +68,8 @@ class Receipt:
         platforms: what the image is made of.
         files: of the release, by name; open for more than this version knows of.
         instead_of: of which release it takes the place and why, or empty.
+        beside: what else the tags lead to: the images for SLUG-modules, and what attests all of
+            them; empty in receipts from before it was told.
     """
 
     entry: Entry
@@ -76,6 +78,7 @@ class Receipt:
     platforms: Mapping[Platform, Part]
     files: Mapping[str, File]
     instead_of: str = ""
+    beside: tuple[Digest, ...] = ()
 
     def __str__(self) -> str:
         """The line in a release's notes. The same facts give the same line."""
@@ -98,6 +101,7 @@ class Receipt:
                 for name, file in sorted(self.files.items())
             },
             "instead_of": self.instead_of,
+            **({"beside": self.beside} if self.beside else {}),
         }
         # Nothing in it may end the comment.
         text = json.dumps(facts, separators=(",", ":")).replace(">", "\\u003e")
@@ -143,6 +147,7 @@ class Receipt:
                 for name, file in facts["files"].items()
             },
             str(facts["instead_of"]),
+            tuple(map(parse_digest, facts.get("beside", ()))),
         )
 
     @property

@@ -17,6 +17,8 @@ from release.registry import OCI_MANIFEST, Document, Registry
 _EMPTY = b"{}"
 """The OCI empty descriptor's content (image-spec, "manifest.md")."""
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+TO_SIGN = "to be signed"
+"""In place of what an image was made from: the run that published it has its work signed."""
 _RECORD_TYPE = "application/vnd.install-zfs.record.v1"
 
 
@@ -72,10 +74,12 @@ def is_made_from(
 
 
 def repair(registry: Registry, image: Reference, made: Record) -> str:
-    """How a tag differs from what was behind it before, in words; empty where nothing says that
-    this image was.
+    """How a tag that is behind differs from what was behind it before, in words; empty where
+    nothing says that this image was.
     """
     there = registry.head(image)
-    if there == made.image or not made.is_in(registry, image):
+    if not made.is_in(registry, image):
         return ""
+    if there == made.image:
+        return as_sentence([f"an image, or an attestation, of {image.tag} was missing"])
     return as_sentence([f"{image.tag} {f'pointed to {there}' if there else 'was missing'}"])

@@ -57,6 +57,21 @@ def verify_image(
         _verify_attestation(registry, reference, descriptors[digest], digest)
 
 
+def lost(
+    registry: Registry, reference: Reference, document: Document | None = None
+) -> list[Digest]:
+    """What an index holds and that is not there: an image, or what attests one.
+
+    Args:
+        document: the index; what the tag points to without it.
+    """
+    document = document or registry.find(reference)
+    if not document:
+        return []
+    held = (parse_digest(one["digest"]) for one in document.content.get("manifests", ()))
+    return [one for one in held if registry.head(reference.at(one)) is None]
+
+
 def _verify_attestation(
     registry: Registry, reference: Reference, descriptor: Mapping[str, Any], digest: Digest
 ) -> None:

@@ -24,6 +24,7 @@ from release.errors import (
     UnbuildableError,
     from_os_error,
 )
+from release.github import Release
 from release.handover import Delivery
 from release.http import file_digest, redact
 from release.keep import passed_before, save_tar, write_passed
@@ -99,6 +100,8 @@ class Work:
     """Takes what passed, in place of this machine's engine."""
     sign: Callable[[Subject], object] | None = None
     """Takes what was built now and is published, for others to sign."""
+    others: dict[str, Sequence[Built]] = field(default_factory=dict)
+    """By slug, what was brought back of platforms that have an older ZFS still."""
     tried: dict[Key, Inputs] = field(default_factory=dict)
     """What was built or tested last of each kernel, in this order."""
 
@@ -123,12 +126,19 @@ class Work:
         started = time.monotonic()
         slug = target.entry.slug
         try:
+            gone = self._mend_standing(target)
             kept = self._restore(target)
             outcomes = self._bring_back(target, kept, started) or (
                 self._run(target, kept, started)
                 if self.delivered is None
                 else self._take(target, kept, started)
             )
+            outcomes = [
+                replace(one, status=Status.FAILED, reason=gone[parse_platform(one.platform)])
+                if one.platform in gone and one.status is not Status.PUBLISHED
+                else one
+                for one in outcomes
+            ]
         except (ReleaseError, OSError) as error:
             tried = [key for key in self.tried if key[0] == slug]
             status, reason = self._failed(target.entry, error, tried[-1] if tried else None)
@@ -294,6 +304,39 @@ class Work:
         found = world.restorer.restore(target.entry.slug, target.receipt, target.release)
         return {one.platform: one for one in found}
 
+    def _mend_standing(self, target: Target) -> dict[Platform, str]:
+        """Brings back what ``desktop-X`` stays with, and platforms that have no newer ZFS.
+
+        Returns:
+            The platforms of which nothing is left, and what a person is to know of it.
+        """
+        world, standing, slug = self.world, target.standing, target.entry.slug
+        if not standing or not target.repairs or self.until < Step.PUBLISH:
+            return {}
+        assert world.github
+        self.report.step(slug, "look for what desktop-X stays with")
+        receipt, release = standing.receipt, standing.release
+        restorer = replace(world.restorer, cache=world.cache / "standing")
+        found = list(restorer.restore(slug, receipt, release))
+        self.others[slug] = [
+            one
+            for one in found
+            if not target.receipt or one.platform not in target.receipt.platforms
+        ]
+        if gone := receipt.platforms.keys() - {one.platform for one in found}:
+            why = (
+                f"nothing is left of ZFS {receipt.entry.zfs}, which {release.git_tag} and "
+                "desktop-X stay with; a newer one that can be built takes its place"
+            )
+            return dict.fromkeys(gone, why)
+        entry = replace(receipt.entry, platforms=target.entry.platforms)
+        before = replace(target, entry=entry, receipt=receipt, release=release, unsigned=False)
+        _, pushed = self._put_out(before, entry, known_kernel(entry), found, (), tags=False)
+        if pushed.image.digest == receipt.image:
+            due = [desktop_tag(one) for one in target.desktop if one in receipt.entry.desktop]
+            publish.tag(world.registry, world.versions.image, due, pushed.image)
+        return {}
+
     def _bring_back(
         self, target: Target, kept: Mapping[Platform, Built], started: float
     ) -> list[Outcome]:
@@ -327,8 +370,11 @@ class Work:
                 on=str(entry.image),
             )
         there: dict[Platform, Document] = {}
-        if entry.slug in self.observed.image_tags:
-            there = publish.published(world.registry, image.with_tag(entry.slug), kernel)
+        # Where its own tag is lost, or somebody else's, a tag for Docker Desktop leads to it still.
+        for name in (entry.slug, *map(desktop_tag, target.desktop)):
+            if name in self.observed.image_tags:
+                there = publish.published(world.registry, image.with_tag(name), kernel) | there
+        if there:
             # Where it is known what was published, nothing else is taken for it.
             known = target.receipt.platforms if target.receipt else {}
             there = {platform: one for platform, one in there.items() if platform not in known}
@@ -606,13 +652,46 @@ class Work:
             kept: the platforms of which nothing was built now.
         """
         world, image = self.world, self.world.versions.image
+        new = [one.platform for one in built if one.platform not in kept]
+        release, pushed = self._put_out(target, entry, kernel, built, new)
+        publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
+        # Who types desktop-X may be on any platform that upstream has. Of one that could not be
+        # brought to this version of ZFS, the tag SLUG keeps what there was.
+        now = Receipt.find(release.body)
+        if now and entry.wanted(world.versions.platforms) <= now.platforms.keys():
+            publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
+        with self.lock:
+            world.versions = versions.revise(world.versions, target.entry, entry)
+        return release.git_tag
+
+    def _put_out(
+        self,
+        target: Target,
+        entry: Entry,
+        kernel: Kernel,
+        built: Sequence[Built],
+        new: Sequence[Platform],
+        *,
+        tags: bool = True,
+    ) -> tuple[Release, publish.Pushed]:
+        """Pushes the image and brings the release to where it has to be, and names what is new of
+        them to be signed.
+
+        Args:
+            new: the platforms of which something was built now.
+            tags: whether the tags of the kernel itself are moved.
+        """
+        world, image = self.world, self.world.versions.image
         assert world.github
         assert entry.zfs
         again = self._signed_late(target)
-        new = [one.platform for one in built if one.platform not in kept or one.platform in again]
+        new = [one.platform for one in built if one.platform in new or one.platform in again]
         self.report.step(entry.slug, "push")
         receipt = target.receipt
-        pushed = publish.push(world.registry, image, entry.slug, kernel, built, receipt)
+        others = self.others.get(entry.slug, ()) if tags else ()
+        pushed = publish.push(
+            world.registry, image, entry.slug, kernel, built, receipt, others, tags=tags
+        )
         self.report.step(entry.slug, "release")
         directory = world.cache / "release" / entry.slug
         directory.mkdir(parents=True, exist_ok=True)
@@ -639,20 +718,13 @@ class Work:
             receipt,
             new if self.sign else (),
         )
-        publish.tag(world.registry, image, entry.image_tags[1:], pushed.image)
-        # Who types desktop-X may be on any platform that upstream has. Of one that could not be
-        # brought to this version of ZFS, the tag SLUG keeps what there was.
-        now = Receipt.find(release.body)
-        if now and entry.wanted(world.versions.platforms) <= now.platforms.keys():
-            publish.tag(world.registry, image, map(desktop_tag, entry.desktop), pushed.image)
         with self.lock:
-            world.versions = versions.revise(world.versions, target.entry, entry)
             if self.sign:
                 files = standing | {path.name: file_digest(path) for path in assets}
                 indexes = (pushed.image.digest, pushed.modules.digest if pushed.modules else None)
                 for subject in publish.subjects(image, entry.slug, new, indexes, files):
                     self.sign(subject)
-        return release.git_tag
+        return release, pushed
 
     def _signed_late(self, target: Target) -> frozenset[Platform]:
         """The platforms of which an earlier run did not live to have signed what it published.

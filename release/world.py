@@ -261,11 +261,16 @@ class World:
         Returns:
             Also why some could not be looked at, of which nothing is known.
         """
-        wanted = {} if none and not whole else digests_to_be(entries, observed, desktop)
+        wanted = (
+            {}
+            if none and not whole
+            else digests_to_be(entries, observed, desktop, self.versions.platforms)
+        )
         image = self.versions.image
         names = {name: image.with_tag(name) for name in wanted}
         if whole:
-            names |= {digest: image.at(digest) for digest in images_to_be(entries, observed)}
+            held = images_to_be(entries, observed, self.versions.platforms)
+            names |= {digest: image.at(digest) for digest in held}
         else:
             names = {name: names[name] for name in drift.share(names, self.minute)}
         found, failures = self._digests(names.values())
@@ -499,10 +504,12 @@ class World:
         """What ``latest`` has to hold; nothing where it is turned off."""
         return latest.Wanted.of(entries, observed, self.versions.latest)
 
-    def latest_is_behind(self, entries: Iterable[Entry], observed: Observed) -> bool:
-        """Whether ``latest`` is not what is published; two HEADs."""
+    def latest_is_behind(
+        self, entries: Iterable[Entry], observed: Observed, *, whole: bool = False
+    ) -> bool:
+        """Whether ``latest`` is not what is published; see :func:`release.latest.is_behind`."""
         wanted = self.wanted_latest(entries, observed)
-        return latest.is_behind(self.registry, self.versions.image, wanted)
+        return latest.is_behind(self.registry, self.versions.image, wanted, whole=whole)
 
     def record(self, news: News) -> None:
         """Writes down what a poll found."""

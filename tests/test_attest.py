@@ -38,7 +38,6 @@ KERNEL, BUILDER, TARBALL = ("sha256:" + digit * 64 for digit in "abc")
 LABELS = {
     "install-zfs.builder-digest": BUILDER,
     "install-zfs.builder-image": "docker.io/linuxkit/alpine:2be49039",
-    "install-zfs.builder-source": "label",
     "install-zfs.kernel-banner": "Linux version 5.15.49-linuxkit (root@buildkitsandbox) #1 SMP",
     "install-zfs.kernel-digest": KERNEL,
     "install-zfs.kernel-image": "docker.io/docker/for-desktop-kernel:5.15.49-1342",

@@ -154,7 +154,6 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert labels["install-zfs.builder-image"] == desktop_kernel.builder
     builder = Reference.parse(desktop_kernel.builder)
     assert labels["install-zfs.builder-digest"] == registry.head(builder)
-    assert labels["install-zfs.builder-source"] == "label"
     assert f"builder {builder} (label), gcc (Debian " in run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
     assert size < 10_000_000

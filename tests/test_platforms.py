@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from release.plan import asset_name
 from release.state import MOST_ATTEMPTS
 from tests.lab.module_images import AMD64, ARM64
+from tests.published import Published
 from tests.recorded import IMAGES, Kernel, Recorded, Run
 
 BOTH = ("--platform", AMD64, "--platform", ARM64)
@@ -248,3 +250,108 @@ def test_a_platform_is_one_that_images_are_for(shop: Shop) -> None:
     assert "versions.yaml: is for linux/amd64, linux/arm64 alone" in run.stderr
     assert "add linux/s390x to platforms: there" in run.stderr
     assert shop.setup.run("plan", "--platform", "arm64").exit_code == 2
+
+
+# While one platform has a newer ZFS than the other
+
+
+@pytest.fixture
+def halfway(shop: Shop) -> Shop:
+    """amd64 has a newer ZFS; arm64 fails with it, and keeps the older one, as desktop-X does."""
+    assert shop.setup.run("sync", *BOTH).exit_code == 0
+    shop.setup.release_openzfs("2.1.17", "3.10", "6.7")
+    path = shop.setup.path
+    path.write_text(path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+    shop.break_arm64()
+    run = shop.setup.run("sync", *BOTH)
+    assert statuses(run) == {AMD64: "published", ARM64: "failed"}, run
+    shutil.rmtree(path.parent / "cache")
+    return shop
+
+
+def architectures(shop: Shop, tag: str) -> set[str]:
+    _, content = shop.setup.registry.manifests[IMAGES][tag]
+    found = {one["platform"]["architecture"] for one in json.loads(content)["manifests"]}
+    return found - {"unknown"}
+
+
+def lose(shop: Shop, tag: str) -> None:
+    del shop.setup.registry.manifests[IMAGES][tag]
+
+
+def lose_arm64(shop: Shop) -> None:
+    """The older image of arm64, and its tar, which no release but the older one has."""
+    held = shop.setup.registry.manifests[IMAGES]
+    for one in json.loads(held[shop.kernel.slug][1])["manifests"]:
+        if one["platform"]["architecture"] == "arm64":
+            del held[one["digest"]]
+
+
+def lose_older_asset(shop: Shop) -> None:
+    name = asset_name(shop.kernel.slug, ARM64)
+    for release in shop.setup.releases.releases:
+        release.assets = [one for one in release.assets if one.name != name]
+
+
+def test_a_platform_of_which_nothing_is_left_is_told_until_a_newer_zfs_is_there(
+    halfway: Shop,
+) -> None:
+    lose_arm64(halfway)
+    lose_older_asset(halfway)
+    for _ in range(MOST_ATTEMPTS + 1):
+        run = halfway.setup.run("sync", *BOTH)
+        assert statuses(run)[ARM64] == "failed", run
+    assert "nothing is left of ZFS 2.1.16" in run.stdout
+    halfway.mend_arm64()
+    assert halfway.setup.run("sync", "--force-rebuild", *BOTH).exit_code == 0
+    assert halfway.setup.run("sync", *BOTH).exit_code == 0
+
+
+def move_desktop(shop: Shop) -> None:
+    held = shop.setup.registry.manifests[IMAGES]
+    held[DESKTOP] = held["latest"]
+
+
+DAMAGES: dict[str, Callable[[Shop], None]] = {
+    "desktop": lambda shop: lose(shop, DESKTOP),
+    "desktop moved": move_desktop,
+    "image": lambda shop: lose(shop, shop.kernel.slug),
+    "modules": lambda shop: lose(shop, f"{shop.kernel.slug}-modules"),
+    "arm64's image": lose_arm64,
+    "arm64's asset": lose_older_asset,
+    "all images": lambda shop: shop.setup.registry.delete(IMAGES),
+}
+
+
+def test_latest_keeps_the_platform_that_has_the_older_zfs(halfway: Shop) -> None:
+    assert architectures(halfway, "latest") == {"amd64", "arm64"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("waits", [False, True], ids=["fails", "waits"])
+def test_what_is_damaged_while_one_platform_has_a_newer_zfs_is_repaired(
+    halfway: Shop, damage: str, waits: bool
+) -> None:
+    setup = halfway.setup
+    for _ in range(MOST_ATTEMPTS - 1 if waits else 0):
+        setup.run("sync", *BOTH)
+    before, builds = Published.by(setup), len(setup.builds)
+    DAMAGES[damage](halfway)
+    assert "to repair: " in setup.run("plan", "--verify", *BOTH).stdout
+    run = setup.run("sync", "--verify", *BOTH)
+    assert statuses(run) == {AMD64: "published", ARM64: "waiting" if waits else "failed"}
+    assert "repaired: " in run.stdout
+    assert Published.by(setup) == before
+    held = setup.registry.manifests[IMAGES]
+    for tag in setup.tags():
+        children = json.loads(held[tag][1])["manifests"]
+        assert all(one["digest"] in held for one in children), tag
+    assert len(setup.builds) == builds + (not waits), "what is left is not built again"
+    run = setup.run("sync", "--verify", *BOTH)
+    assert statuses(run)[AMD64] == "unchanged"
+    assert Published.by(setup) == before
+
+    halfway.mend_arm64()
+    assert setup.run("sync", "--force-rebuild", *BOTH).exit_code == 0
+    tags = setup.tags()
+    assert tags[DESKTOP] == tags[halfway.kernel.slug] != before.tags[DESKTOP]

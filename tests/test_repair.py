@@ -219,6 +219,35 @@ def test_what_is_nowhere_any_more_is_built_again_and_is_a_new_image(setup: Recor
     assert_idle(setup)
 
 
+def test_the_same_inputs_give_the_same_image_once_they_are_recorded(setup: Recorded) -> None:
+    before, builds = Published.by(setup), setup.builds
+    lose_all_images(setup)
+    lose_asset(setup)
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert "in place of" not in run.stdout
+    assert len(setup.builds) == len(builds) + 1
+    assert Published.by(setup).tags == before.tags
+    assert_idle(setup)
+
+
+@pytest.mark.parametrize("lost", [lose_the_tag, replace_image])
+@pytest.mark.parametrize("where", [delete_release, rewrite_notes])
+def test_what_a_desktop_tag_leads_to_still_is_not_built_again(
+    setup: Recorded,
+    lost: Callable[[Recorded], None],
+    where: Callable[[Recorded], None],
+) -> None:
+    before, builds = setup.tags(), setup.builds
+    lost(setup)
+    where(setup)
+    run = setup.run("sync")
+    assert run.exit_code == 0, run
+    assert "loaded and tried" in run.outcomes[0]["reason"]
+    assert (setup.tags(), setup.builds) == (before, builds)
+    assert_idle(setup)
+
+
 def test_an_image_deleted_from_behind_its_index_is_repaired(setup: Recorded) -> None:
     receipt = Receipt.find(release(setup).body or "")
     assert receipt

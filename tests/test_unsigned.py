@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,11 @@ def receipt(setup: Recorded) -> Receipt:
 
 def named(setup: Recorded, *options: str) -> set[tuple[str, str]]:
     """The subjects of kernels that a run names, with the digests that they are to be signed by."""
+    return subjects(setup, *options) - {latest(setup)}
+
+
+def subjects(setup: Recorded, *options: str) -> set[tuple[str, str]]:
+    """All subjects that a run names."""
     file = setup.path.parent / "subjects.txt"
     file.unlink(missing_ok=True)
     run = setup.run("sync", "--subjects", str(file), *options)
@@ -122,7 +128,7 @@ def named(setup: Recorded, *options: str) -> set[tuple[str, str]]:
     pairs = (line.split("  ") for line in lines)
     found = [(name, f"sha256:{digest}") for digest, name in pairs]
     assert len(set(found)) == len(found)
-    return set(found) - {latest(setup)}
+    return set(found)
 
 
 def latest(setup: Recorded) -> tuple[str, str]:
@@ -130,12 +136,35 @@ def latest(setup: Recorded) -> tuple[str, str]:
 
 
 def test_latest_is_named_where_it_moved(setup: Recorded) -> None:
-    file = setup.path.parent / "subjects.txt"
-    for moved in (True, False):
-        assert setup.run("sync", "--verify", "--subjects", str(file)).exit_code == 0
-        name, digest = latest(setup)
-        line = f"{digest.removeprefix('sha256:')}  {name}\n"
-        assert (line in file.read_text()) == moved
+    first = subjects(setup)
+    assert latest(setup) in first
+    setup.releases.attestations.append(attestation(*first))
+    assert latest(setup) not in subjects(setup, "--verify")
+
+
+@pytest.mark.parametrize("tag", ["latest", "build"])
+def test_a_tag_of_a_run_that_died_before_it_was_signed_is_named_by_the_weekly_one(
+    setup: Recorded, tag: str
+) -> None:
+    text = setup.path.read_text()
+    setup.write_versions(text.partition("kernels:\n")[2], on_the_spot=True)
+    subjects(setup)
+    mine = (setup.image, setup.tags()[tag])
+    setup.releases.attestations += [
+        attestation((setup.image, digest)) for name, digest in setup.tags().items() if name != tag
+    ]
+    shutil.rmtree(setup.path.parent / "cache")
+    plan = setup.run("plan", "--verify", "--hand-over", "plan", GITHUB_OUTPUT="output")
+    assert plan.exit_code == 0, plan
+    assert "publish=true" in (setup.path.parent / "output").read_text()
+    assert mine in subjects(setup, "--verify")
+    setup.releases.attestations.append(attestation(mine))
+    assert mine not in subjects(setup, "--verify")
+
+
+def test_a_tag_that_nobody_was_to_sign_is_not_named(setup: Recorded) -> None:
+    assert setup.run("sync").exit_code == 0
+    assert latest(setup) not in subjects(setup, "--verify")
 
 
 def test_what_was_never_signed_is_named_again_until_it_is(setup: Recorded) -> None:
