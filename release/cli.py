@@ -62,7 +62,7 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import behind, move_tags, run, unsigned_tags
+from release.sync import behind, move_tags, run
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
@@ -248,10 +248,6 @@ def sync(
             unseen += unlooked
             if unsigned:
                 targets, unread = draw(unsigned=unsigned)
-        signed: list[Subject] = []
-        if subjects and verify:
-            signed, unlooked = unsigned_tags(world)
-            unseen += unlooked
         targets = world.share(targets, observed).targets
         to_do = any(target.to_do for target in targets)
         failures = (*news.failures, *seen.failures, *unread, *unseen)
@@ -264,6 +260,7 @@ def sync(
         _tell(report, news)
         _tell_age(report, world)
         _warn(report, world, targets)
+        signed: list[Subject] = []
         outcomes = run(
             world,
             targets,
@@ -419,12 +416,8 @@ def plan_(
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
         unsigned: frozenset[str] = frozenset()
-        to_sign: list[Subject] = []
         late, unseen = behind(world, entries, observed, whole=verify)
         if to:
-            if verify:
-                to_sign, unlooked = unsigned_tags(world)
-                unfound += unlooked
             if seen.is_busy(targets, late):
                 unsigned, unlooked = seen.unsigned(world)
                 unfound += unlooked
@@ -444,7 +437,7 @@ def plan_(
         _warn(report, world)
         if to:
             due = not failures and world.state.is_due(world.today)
-            worth = bool(late or to_sign) or news.worth_recording or due
+            worth = bool(late) or news.worth_recording or due
             jobs = handover.jobs_of(targets, observed.image_tags, kept)
             # What has no platform could not be looked at, and that is told as often as it fails.
             unknown = any(target.to_do and not target.platforms for target in targets)

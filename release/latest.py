@@ -42,7 +42,7 @@ from release.layers import (
     read_file_layer,
 )
 from release.plan import SUMS, Observed, find_asset, newest_first
-from release.record import TO_SIGN, Record, is_made_from
+from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
 from release.registry import Document, Registry
 from release.verify import lost, verify_image
@@ -73,12 +73,17 @@ _KEPT_LABELS = (
 
 @dataclass(frozen=True)
 class Member:
-    """A kernel that is published for a platform, as the list of releases shows it."""
+    """A kernel that is published for a platform, as the list of releases shows it.
+
+    Attributes:
+        manifest: of its image, where the tag need not lead to it.
+    """
 
     entry: Entry
     platform: Platform
     release: Release
     asset: Asset
+    manifest: Digest | None = None
 
     @property
     def key(self) -> tuple[str, Platform]:
@@ -134,15 +139,15 @@ def _members(entries: Iterable[Entry], observed: Observed) -> Iterator[Member]:
         release = observed.release(entry.slug, entry.zfs)
         if release is None or release.draft:
             continue
-        receipt, standing = observed.receipt(entry, entry.zfs), observed.standing(entry, PLATFORMS)
+        older = observed.older(entry, PLATFORMS)
         for platform in sorted(entry.platforms):
-            if asset := find_asset(release, entry.slug, platform):
-                yield Member(entry, platform, release, asset)
-            elif standing and receipt and platform not in receipt.platforms:
-                # The tag has it with the older ZFS still.
-                older = replace(entry, zfs=standing.receipt.entry.zfs)
-                if asset := find_asset(standing.release, entry.slug, platform):
-                    yield Member(older, platform, standing.release, asset)
+            # Of a platform that has no newer ZFS yet, an older one.
+            one = older.get(platform)
+            known = replace(entry, zfs=one.receipt.entry.zfs) if one else entry
+            of = one.release if one else release
+            manifest = one.receipt.platforms[platform].manifest if one else None
+            if asset := find_asset(of, entry.slug, platform):
+                yield Member(known, platform, of, asset, manifest)
 
 
 def is_behind(registry: Registry, image: Reference, wanted: Wanted, *, whole: bool = False) -> bool:
@@ -337,11 +342,14 @@ class Reader:
 
     def _read(self, member: Member) -> Image:
         reference = self.image.with_tag(member.entry.slug)
-        document = self.registry.get(reference)
-        digest = self.registry.platforms(reference, document).get(member.platform)
-        if digest is None:
-            raise PublishError(f"is not there for {member.platform}", on=str(reference))
-        manifest = document if digest == document.digest else self._manifest(digest)
+        if member.manifest:
+            manifest = self._manifest(member.manifest)
+        else:
+            document = self.registry.get(reference)
+            digest = self.registry.platforms(reference, document).get(member.platform)
+            if digest is None:
+                raise PublishError(f"is not there for {member.platform}", on=str(reference))
+            manifest = document if digest == document.digest else self._manifest(digest)
         image = Image.read(
             manifest,
             self.registry.config(reference, manifest),
@@ -567,15 +575,10 @@ def _image(
     return assemble(config, [layer.descriptor(about) for layer, _, about in layers.values()])
 
 
-def push(
-    registry: Registry, image: Reference, wanted: Wanted, latest: Latest, *, to_sign: bool = False
-) -> bool:
+def push(registry: Registry, image: Reference, wanted: Wanted, latest: Latest) -> bool:
     """Pushes what is not there of ``latest``, then its record, and moves the tag last.
 
     A ``latest`` that lacks what is published gets no record, so that the next run tries again.
-
-    Args:
-        to_sign: whether this run has its work signed.
 
     Returns:
         Whether the tag moved.
@@ -595,8 +598,6 @@ def push(
         Record(latest.document.digest, wanted.fingerprint).put(registry, image)
     if there == latest.document.digest:
         return False
-    if to_sign:
-        Record(latest.document.digest, TO_SIGN).put(registry, image)
     registry.put(reference, latest.document)
     made = {platform: one.manifest.digest for platform, one in latest.images.items()}
     verify_image(registry, reference, latest.document, made)

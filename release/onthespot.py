@@ -32,7 +32,7 @@ from release.builders import TABLE, load_table
 from release.engine import Engine
 from release.errors import BuildError, ConfigurationError, ResolveError
 from release.layout import Layout
-from release.record import TO_SIGN, Record, is_made_from, repair
+from release.record import Record, is_made_from, repair
 from release.reference import Digest, Platform, Reference
 from release.registry import Document
 from release.report import Report
@@ -169,12 +169,9 @@ def is_behind(world: World, *, whole: bool = False) -> bool:
     )
 
 
-def bring_up_to_date(world: World, report: Report, *, to_sign: bool = False) -> Subject:
+def bring_up_to_date(world: World, report: Report) -> Subject:
     """Publishes the image for this machine's platform, beside those that others published. Only
     for one that :func:`is_behind`.
-
-    Args:
-        to_sign: whether this run has its work signed.
 
     Returns:
         What there is to sign.
@@ -208,8 +205,6 @@ def bring_up_to_date(world: World, report: Report, *, to_sign: bool = False) -> 
     repaired = repair(registry, reference, Record(document.digest, mark))
     for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
-    if to_sign:
-        Record(document.digest, TO_SIGN).put(registry, wanted.image)
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
     does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"

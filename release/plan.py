@@ -146,7 +146,7 @@ class Observed:
 
     def standing(self, entry: Entry, wanted: Collection[Platform]) -> Standing | None:
         """The newest release that has all platforms, where the one that counts lacks some: the
-        tags ``desktop-X`` stay with it, and it is all that those platforms have.
+        tags ``desktop-X`` stay with it.
 
         Args:
             wanted: what images are for.
@@ -154,12 +154,30 @@ class Observed:
         receipt, platforms = self.receipt(entry, entry.zfs), entry.wanted(wanted)
         if not receipt or receipt.platforms.keys() >= platforms:
             return None
+        return self._with(entry, platforms)
+
+    def older(self, entry: Entry, wanted: Collection[Platform]) -> dict[Platform, Standing]:
+        """The newest release of each platform that the one that counts lacks: what the tag SLUG
+        has of it.
+
+        Args:
+            wanted: what images are for.
+        """
+        receipt = self.receipt(entry, entry.zfs)
+        if not receipt:
+            return {}
+        lacking = sorted(entry.wanted(wanted) - receipt.platforms.keys())
+        found = {platform: self._with(entry, {platform}) for platform in lacking}
+        return {platform: one for platform, one in found.items() if one}
+
+    def _with(self, entry: Entry, platforms: Collection[Platform]) -> Standing | None:
+        """The newest release of this very kernel that has them all."""
         return next(
             (
                 one
                 for one in self._by_slug.get(entry.slug, ())
                 if one.receipt.entry.digest == entry.digest
-                and one.receipt.platforms.keys() >= platforms
+                and one.receipt.platforms.keys() >= set(platforms)
             ),
             None,
         )
@@ -196,6 +214,8 @@ def images_to_be(
         for receipt in filter(None, receipts):
             parts = (part.manifest for part in receipt.platforms.values())
             found |= dict.fromkeys((*parts, *receipt.beside))
+        for platform, one in observed.older(entry, platforms).items():
+            found[one.receipt.platforms[platform].manifest] = None
     return list(found)
 
 
@@ -261,6 +281,8 @@ class Target:
         held: the platforms that are not tried again now, each with why.
         unsigned: whether it was published to be signed, and is not.
         standing: what ``desktop-X`` stays with, see :meth:`Observed.standing`.
+        older: what other platforms have of it, see :meth:`Observed.older`.
+        standing_repairs: those of the repairs that are of these.
     """
 
     entry: Entry
@@ -277,6 +299,8 @@ class Target:
     held: Mapping[Platform, str] = field(default_factory=lambda: MappingProxyType({}))
     unsigned: bool = False
     standing: Standing | None = None
+    older: Mapping[Platform, Standing] = field(default_factory=lambda: MappingProxyType({}))
+    standing_repairs: tuple[str, ...] = ()
 
     @property
     def zfs(self) -> str | None:
@@ -468,6 +492,7 @@ def _target(
     desktop: tuple[str, ...],
 ) -> Target:
     missing = []
+    there = {*here, *elsewhere}
     zfs = choice.version if isinstance(choice, Chosen) else entry.zfs
     if entry.zfs and zfs != entry.zfs:
         missing.append(f"ZFS {zfs} in place of {entry.zfs} (policy {entry.policy or policy})")
@@ -489,18 +514,19 @@ def _target(
     repairs: tuple[str, ...] = ()
     if receipt or (entry.resolved and zfs == entry.zfs and (release or _is_there(entry, observed))):
         # Before all platforms were there, desktop-X was not to point to it.
-        whole = {*here, *elsewhere} <= set(receipt.platforms if receipt else ())
+        whole = there <= set(receipt.platforms if receipt else ())
         due = desktop if whole else ()
         repairs = tuple(_repairs(entry, missing, due, elsewhere, release, receipt, observed))
-    standing = observed.standing(entry, {*here, *elsewhere})
-    if standing:
-        more = _standing_repairs(desktop, standing, observed)
-        repairs = tuple(dict.fromkeys((*repairs, *more)))
+    standing = observed.standing(entry, there) if zfs == entry.zfs else None
+    older = observed.older(entry, there) if zfs == entry.zfs else {}
+    more = tuple(_standing_repairs(desktop, standing, older, observed))
+    more = tuple(one for one in dict.fromkeys(more) if one not in repairs)
+    repairs += more
     if not entry.resolved:
         missing.append("record")
     why = entry.skip
     if why:
-        missing, repairs = [], ()
+        missing, repairs, more = [], (), ()
     elif elsewhere and not here:
         why = f"upstream has it for {', '.join(elsewhere)} only: {not_here(elsewhere[0])}"
     elif entry.platforms and not here:
@@ -520,15 +546,24 @@ def _target(
         receipt,
         release,
         standing=standing,
+        older=older,
+        standing_repairs=more,
     )
 
 
 def _standing_repairs(
-    desktop: Iterable[str], standing: Standing, observed: Observed
+    desktop: Iterable[str],
+    standing: Standing | None,
+    older: Mapping[Platform, Standing],
+    observed: Observed,
 ) -> Iterator[str]:
     """How what other platforms, and ``desktop-X``, have beside a newer ZFS differs from what was
     published.
     """
+    for platform, one in older.items():
+        yield from drift.lost_images(one.receipt, observed.digests, platform)
+    if not standing:
+        return
     receipt = standing.receipt
     digests = _desktop_digests(receipt, desktop)
     yield from (f"{name} was missing" for name in digests if name not in observed.image_tags)

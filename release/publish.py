@@ -77,18 +77,18 @@ def push(
     Args:
         receipt: what was published before: where all of it was brought back, its index is as
             good as ever.
-        others: what was brought back of other platforms, which the receipt does not have.
+        others: what was brought back of other platforms, which the receipt does not have: taken
+            where the tag has nothing for them.
         tags: whether tags are moved; the images are there by their digests otherwise.
 
     Raises:
         PublishError: a tag reads back differently.
     """
-    own, built = built, (*others, *built)
-    for one in built:
+    for one in (*others, *built):
         for digest, blob in one.layout.blobs():
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
-    document = _before(registry, image, receipt, own)
+    document = _before(registry, image, receipt, built)
     manifests = {one.platform: one.layout.manifest for one in built}
     labels = {one.platform: one.labels for one in built}
     reference = image.with_tag(slug) if tags else image
@@ -96,8 +96,10 @@ def push(
         registry.put(reference, document)
         verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
     elif not document:
-        document = _push_index(registry, reference, kernel, manifests, labels)
-    return Pushed(document, _push_modules(registry, image, slug, kernel, built, tags=tags))
+        fill = {one.platform: one.layout.manifest for one in others}
+        document = _push_index(registry, reference, kernel, manifests, labels, fill)
+    modules = _push_modules(registry, image, slug, kernel, built, others, tags=tags)
+    return Pushed(document, modules)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def _push_index(
     kernel: Kernel,
     manifests: Mapping[Platform, Document],
     labels: Mapping[Platform, Mapping[str, str]],
+    fill: Mapping[Platform, Document] = MappingProxyType({}),
 ) -> Document:
     """Points a tag to manifests that are there, each with what attests it, beside those of other
     platforms that others pushed before.
@@ -146,11 +149,12 @@ def _push_index(
     Args:
         reference: without a tag, the index is there by its digest alone.
         labels: of the manifests' images.
+        fill: manifests of other platforms, where the tag has none for them.
     """
     descriptors: dict[Digest, Mapping[str, Any]] = {}
-    there: dict[Platform, Document] = {}
+    there: dict[Platform, Document] = dict(fill)
     if reference.tag and len(kernel.platforms) > 1 and (before := registry.find(reference)):
-        there = _published_in(before, registry, reference, kernel)
+        there |= _published_in(before, registry, reference, kernel)
         descriptors = attested(registry, reference, before)
     for platform, manifest in {**there, **manifests}.items():
         if platform in manifests:
@@ -198,20 +202,24 @@ def _push_modules(
     slug: str,
     kernel: Kernel,
     built: Sequence[Built],
+    others: Sequence[Built],
     *,
     tags: bool,
 ) -> Document | None:
     """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
-    found = {one.platform: modules_alone(one) for one in built}
+    found = {one.platform: modules_alone(one) for one in (*others, *built)}
     alone = {platform: assembled for platform, assembled in found.items() if assembled}
-    if not alone:
+    own = {one.platform for one in built}
+    if not own & alone.keys():
         return None
     for assembled in alone.values():
         put_assembled(registry, image, assembled)
-    manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
+    all_manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
+    manifests = {platform: one for platform, one in all_manifests.items() if platform in own}
+    fill = {platform: one for platform, one in all_manifests.items() if platform not in own}
     labels = {one.platform: one.labels for one in built}
     reference = image.with_tag(modules_tag(slug)) if tags else image
-    return _push_index(registry, reference, kernel, manifests, labels)
+    return _push_index(registry, reference, kernel, manifests, labels, fill)
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:

@@ -68,8 +68,9 @@ class Receipt:
         platforms: what the image is made of.
         files: of the release, by name; open for more than this version knows of.
         instead_of: of which release it takes the place and why, or empty.
-        beside: what else the tags lead to: the images for SLUG-modules, and what attests all of
-            them; empty in receipts from before it was told.
+        beside: what else the tags lead to: the images for SLUG-modules, those of other platforms
+            with an older ZFS, and what attests all of them; empty in receipts from before it was
+            told.
     """
 
     entry: Entry

@@ -17,8 +17,6 @@ from release.registry import OCI_MANIFEST, Document, Registry
 _EMPTY = b"{}"
 """The OCI empty descriptor's content (image-spec, "manifest.md")."""
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-TO_SIGN = "to be signed"
-"""In place of what an image was made from: the run that published it has its work signed."""
 _RECORD_TYPE = "application/vnd.install-zfs.record.v1"
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from release import child, latest, onthespot
-from release.attest import PROVENANCE, Subject
+from release.attest import Subject
 from release.boot import can_boot
 from release.build import Built
 from release.errors import (
@@ -32,7 +32,7 @@ from release.plan import (
     Observed,
     Target,
 )
-from release.record import TO_SIGN, Record, repair
+from release.record import Record, repair
 from release.reference import Digest, Platform, architecture
 from release.report import Outcome, Report, Status
 from release.smoke import smoke
@@ -46,13 +46,12 @@ _BOOT_BYTES = 24 << 20
 
 
 def move_latest(
-    world: World, observed: Observed, report: Report, *, late: bool = False, to_sign: bool = False
+    world: World, observed: Observed, report: Report, *, late: bool = False
 ) -> Subject | None:
     """Brings ``latest`` to what is published: last of all, and only where something changed.
 
     Args:
         late: whether it is known to be behind.
-        to_sign: whether this run has its work signed.
 
     Returns:
         What there is to sign; None where the tag did not move.
@@ -77,7 +76,7 @@ def move_latest(
     report.step(latest.TAG, "push")
     record = Record(made.document.digest, wanted.fingerprint)
     repaired = repair(world.registry, image.with_tag(latest.TAG), record)
-    moved = latest.push(world.registry, image, wanted, made, to_sign=to_sign)
+    moved = latest.push(world.registry, image, wanted, made)
     kernels = len({part.slug for parts in made.held.values() for part in parts})
     all_kernels = len({one.entry.slug for one in wanted.members})
     report.say(
@@ -175,13 +174,10 @@ def move_tags(
             world.observe() if published else observed,
             report,
             late=latest.TAG in late,
-            to_sign=bool(sign),
         )
     }
     if onthespot.IMAGE_TAG in late:
-        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(
-            world, report, to_sign=bool(sign)
-        )
+        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(world, report)
     failures: dict[str, ReleaseError] = {}
     for image_tag, step in steps.items():
         try:
@@ -197,25 +193,6 @@ def move_tags(
     for failure in failures.values():
         report.fail(failure)
     return failures
-
-
-def unsigned_tags(world: World) -> tuple[list[Subject], list[ReleaseError]]:
-    """What ``latest`` and ``build`` point to and was published to be signed, and was not, because
-    the run that was to see to it died in between; and why that could not be found out.
-    """
-    image, github = world.versions.image, world.github
-    found: list[Subject] = []
-    failures: list[ReleaseError] = []
-    for image_tag in (latest.TAG, onthespot.IMAGE_TAG) if github else ():
-        try:
-            digest = world.registry.head(image.with_tag(image_tag))
-            made = digest and Record(digest, TO_SIGN).is_in(world.registry, image)
-            if digest and made and github and not github.is_attested(digest, PROVENANCE):
-                found.append(Subject(str(image.name), digest))
-        except UpstreamError as error:
-            error.drawn = True
-            failures.append(error)
-    return found, failures
 
 
 def run(

@@ -17,6 +17,7 @@ from release.errors import (
     BuildError,
     LackingError,
     NoBuilderError,
+    NotFoundError,
     NotYetError,
     PublishError,
     ReleaseError,
@@ -31,6 +32,7 @@ from release.keep import passed_before, save_tar, write_passed
 from release.outcomes import elsewhere, settled, untouched
 from release.plan import (
     Observed,
+    Standing,
     Target,
     asset_name,
     desktop_tag,
@@ -127,12 +129,21 @@ class Work:
         slug = target.entry.slug
         try:
             gone = self._mend_standing(target)
+            if gone:
+                own = [one for one in target.repairs if one not in target.standing_repairs]
+                target = replace(target, repairs=tuple(own))
             kept = self._restore(target)
-            outcomes = self._bring_back(target, kept, started) or (
-                self._run(target, kept, started)
-                if self.delivered is None
-                else self._take(target, kept, started)
-            )
+            if gone and not target.to_do:
+                outcomes = [
+                    *untouched(target, target.platforms),
+                    *self._elsewhere(target, target.entry),
+                ]
+            else:
+                outcomes = self._bring_back(target, kept, started) or (
+                    self._run(target, kept, started)
+                    if self.delivered is None
+                    else self._take(target, kept, started)
+                )
             outcomes = [
                 replace(one, status=Status.FAILED, reason=gone[parse_platform(one.platform)])
                 if one.platform in gone and one.status is not Status.PUBLISHED
@@ -305,36 +316,49 @@ class Work:
         return {one.platform: one for one in found}
 
     def _mend_standing(self, target: Target) -> dict[Platform, str]:
-        """Brings back what ``desktop-X`` stays with, and platforms that have no newer ZFS.
+        """Brings back what platforms that have no newer ZFS have, and what ``desktop-X`` stays
+        with.
 
         Returns:
-            The platforms of which nothing is left, and what a person is to know of it.
+            The platforms of which that cannot be had, and why.
         """
-        world, standing, slug = self.world, target.standing, target.entry.slug
-        if not standing or not target.repairs or self.until < Step.PUBLISH:
+        world, slug = self.world, target.entry.slug
+        if not target.older or not target.repairs or self.until < Step.PUBLISH:
             return {}
-        assert world.github
-        self.report.step(slug, "look for what desktop-X stays with")
-        receipt, release = standing.receipt, standing.release
+        self.report.step(slug, "look for what other platforms have")
+        restorer = replace(world.restorer, cache=world.cache / "older")
+        found: list[Built] = []
+        gone: dict[Platform, str] = {}
+        for platform, one in target.older.items():
+            part = replace(one.receipt, platforms={platform: one.receipt.platforms[platform]})
+            if restored := list(restorer.restore(slug, part, one.release)):
+                found += restored
+            else:
+                gone[platform] = _lost(one)
+        self.others[slug] = found
+        if gone or not target.standing or not target.standing_repairs:
+            return gone
+        try:
+            return self._restand(target, target.standing)
+        except (PublishError, NotFoundError) as error:
+            # What is newer does not wait for it.
+            self.report.fail(error)
+            return dict.fromkeys(target.older, error.summary)
+
+    def _restand(self, target: Target, standing: Standing) -> dict[Platform, str]:
+        """Publishes again what ``desktop-X`` stays with, and points it there."""
+        world, receipt = self.world, standing.receipt
         restorer = replace(world.restorer, cache=world.cache / "standing")
-        found = list(restorer.restore(slug, receipt, release))
-        self.others[slug] = [
-            one
-            for one in found
-            if not target.receipt or one.platform not in target.receipt.platforms
-        ]
+        found = list(restorer.restore(target.entry.slug, receipt, standing.release))
         if gone := receipt.platforms.keys() - {one.platform for one in found}:
-            why = (
-                f"nothing is left of ZFS {receipt.entry.zfs}, which {release.git_tag} and "
-                "desktop-X stay with; a newer one that can be built takes its place"
-            )
-            return dict.fromkeys(gone, why)
+            return dict.fromkeys(gone, _lost(standing))
         entry = replace(receipt.entry, platforms=target.entry.platforms)
-        before = replace(target, entry=entry, receipt=receipt, release=release, unsigned=False)
+        before = replace(
+            target, entry=entry, receipt=receipt, release=standing.release, unsigned=False
+        )
         _, pushed = self._put_out(before, entry, known_kernel(entry), found, (), tags=False)
-        if pushed.image.digest == receipt.image:
-            due = [desktop_tag(one) for one in target.desktop if one in receipt.entry.desktop]
-            publish.tag(world.registry, world.versions.image, due, pushed.image)
+        due = [desktop_tag(one) for one in target.desktop if one in receipt.entry.desktop]
+        publish.tag(world.registry, world.versions.image, due, pushed.image)
         return {}
 
     def _bring_back(
@@ -370,13 +394,14 @@ class Work:
                 on=str(entry.image),
             )
         there: dict[Platform, Document] = {}
+        # Where it is known what was published, nothing else is taken for it.
+        known = target.receipt.platforms if target.receipt else {}
         # Where its own tag is lost, or somebody else's, a tag for Docker Desktop leads to it still.
         for name in (entry.slug, *map(desktop_tag, target.desktop)):
-            if name in self.observed.image_tags:
+            unfound = set(platforms) - there.keys() - known.keys()
+            if unfound and name in self.observed.image_tags:
                 there = publish.published(world.registry, image.with_tag(name), kernel) | there
         if there:
-            # Where it is known what was published, nothing else is taken for it.
-            known = target.receipt.platforms if target.receipt else {}
             there = {platform: one for platform, one in there.items() if platform not in known}
             entry, there = self._adopt(entry, image, there)
         entry = replace(entry, zfs=choose_zfs(world.openzfs, entry))
@@ -740,6 +765,13 @@ class Work:
             for platform in receipt.to_sign
             if world.restorer.is_whole(receipt.platforms[platform].manifest)
         )
+
+
+def _lost(standing: Standing) -> str:
+    return (
+        f"nothing is left of ZFS {standing.receipt.entry.zfs}, which {standing.release.git_tag} "
+        "had; a newer one that can be built takes its place"
+    )
 
 
 def _is_to_bring_back(target: Target, kept: Mapping[Platform, Built]) -> bool:

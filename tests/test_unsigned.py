@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,31 +138,6 @@ def test_latest_is_named_where_it_moved(setup: Recorded) -> None:
     first = subjects(setup)
     assert latest(setup) in first
     setup.releases.attestations.append(attestation(*first))
-    assert latest(setup) not in subjects(setup, "--verify")
-
-
-@pytest.mark.parametrize("tag", ["latest", "build"])
-def test_a_tag_of_a_run_that_died_before_it_was_signed_is_named_by_the_weekly_one(
-    setup: Recorded, tag: str
-) -> None:
-    text = setup.path.read_text()
-    setup.write_versions(text.partition("kernels:\n")[2], on_the_spot=True)
-    subjects(setup)
-    mine = (setup.image, setup.tags()[tag])
-    setup.releases.attestations += [
-        attestation((setup.image, digest)) for name, digest in setup.tags().items() if name != tag
-    ]
-    shutil.rmtree(setup.path.parent / "cache")
-    plan = setup.run("plan", "--verify", "--hand-over", "plan", GITHUB_OUTPUT="output")
-    assert plan.exit_code == 0, plan
-    assert "publish=true" in (setup.path.parent / "output").read_text()
-    assert mine in subjects(setup, "--verify")
-    setup.releases.attestations.append(attestation(mine))
-    assert mine not in subjects(setup, "--verify")
-
-
-def test_a_tag_that_nobody_was_to_sign_is_not_named(setup: Recorded) -> None:
-    assert setup.run("sync").exit_code == 0
     assert latest(setup) not in subjects(setup, "--verify")
 
 
