@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -103,9 +103,19 @@ class Wanted:
     kernels: int
 
     @classmethod
-    def of(cls, entries: Iterable[Entry], observed: Observed, kernels: int) -> Wanted:
-        """What is published, from what is listed in bulk."""
-        return cls(tuple(_members(entries, observed)) if kernels else (), kernels)
+    def of(
+        cls,
+        entries: Iterable[Entry],
+        observed: Observed,
+        kernels: int,
+        platforms: Collection[Platform] = PLATFORMS,
+    ) -> Wanted:
+        """What is published, from what is listed in bulk.
+
+        Args:
+            platforms: what images are for.
+        """
+        return cls(tuple(_members(entries, observed, platforms)) if kernels else (), kernels)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -132,14 +142,16 @@ class Wanted:
         return tuple(one for one in self.members if one.platform == platform)[: self.kernels]
 
 
-def _members(entries: Iterable[Entry], observed: Observed) -> Iterator[Member]:
+def _members(
+    entries: Iterable[Entry], observed: Observed, platforms: Collection[Platform]
+) -> Iterator[Member]:
     for entry in newest_first(entries):
         if entry.slug not in observed.image_tags or not entry.zfs:
             continue
         release = observed.release(entry.slug, entry.zfs)
         if release is None or release.draft:
             continue
-        older = observed.older(entry, PLATFORMS)
+        older = observed.older(entry, platforms)
         for platform in sorted(entry.platforms):
             # Of a platform that has no newer ZFS yet, an older one.
             one = older.get(platform)

@@ -282,7 +282,7 @@ class Target:
         unsigned: whether it was published to be signed, and is not.
         standing: what ``desktop-X`` stays with, see :meth:`Observed.standing`.
         older: what other platforms have of it, see :meth:`Observed.older`.
-        standing_repairs: those of the repairs that are of these.
+        standing_repairs: how these two differ from what was published.
     """
 
     entry: Entry
@@ -320,14 +320,18 @@ class Target:
 
     @property
     def to_do(self) -> bool:
-        return bool(self.missing or self.repairs) and not self.left_out
+        return bool(self.missing or self.all_repairs) and not self.left_out
+
+    @property
+    def all_repairs(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.repairs, *self.standing_repairs)))
 
     @property
     def reason(self) -> str:
         if self.left_out:
             return self.left_out
         missing = [f"missing: {', '.join(self.missing)}"] if self.missing else []
-        repairs = [f"to repair: {', '.join(self.repairs)}"] if self.repairs else []
+        repairs = [f"to repair: {', '.join(self.all_repairs)}"] if self.all_repairs else []
         warning = [f"warning: {self.warning}"] if self.warning else []
         elsewhere = [not_here(platform) for platform in self.elsewhere]
         return "; ".join((*missing, *repairs, *warning, *elsewhere))
@@ -442,7 +446,9 @@ def plan(
         target = draw(entry, choices.get(entry.slug))
         if mend and entry.zfs and target.zfs != entry.zfs:
             standing = draw(entry, None)
-            if standing.repairs and standing.to_do:
+            # What is left of an older one may not be enough, and holds back no newer one.
+            mends = standing.repairs or (standing.standing_repairs and not target.to_do)
+            if mends and standing.to_do:
                 target = standing
         targets.append(target)
     return targets
@@ -520,8 +526,6 @@ def _target(
     standing = observed.standing(entry, there) if zfs == entry.zfs else None
     older = observed.older(entry, there) if zfs == entry.zfs else {}
     more = tuple(_standing_repairs(desktop, standing, older, observed))
-    more = tuple(one for one in dict.fromkeys(more) if one not in repairs)
-    repairs += more
     if not entry.resolved:
         missing.append("record")
     why = entry.skip

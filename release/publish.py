@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from semver import Version
+
 from release.attest import (
     Attestation,
     Origin,
@@ -78,7 +80,7 @@ def push(
         receipt: what was published before: where all of it was brought back, its index is as
             good as ever.
         others: what was brought back of other platforms, which the receipt does not have: taken
-            where the tag has nothing for them.
+            where the tag has nothing, or an older ZFS, for them.
         tags: whether tags are moved; the images are there by their digests otherwise.
 
     Raises:
@@ -89,6 +91,9 @@ def push(
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
     document = _before(registry, image, receipt, built)
+    if document and others:
+        held = {one["digest"] for one in document.content.get("manifests", ())}
+        document = document if held.issuperset(one.digest for one in others) else None
     manifests = {one.platform: one.layout.manifest for one in built}
     labels = {one.platform: one.labels for one in built}
     reference = image.with_tag(slug) if tags else image
@@ -149,13 +154,18 @@ def _push_index(
     Args:
         reference: without a tag, the index is there by its digest alone.
         labels: of the manifests' images.
-        fill: manifests of other platforms, where the tag has none for them.
+        fill: manifests of other platforms, where the tag has none, or an older ZFS, for them.
     """
     descriptors: dict[Digest, Mapping[str, Any]] = {}
-    there: dict[Platform, Document] = dict(fill)
+    there: dict[Platform, Document] = {}
     if reference.tag and len(kernel.platforms) > 1 and (before := registry.find(reference)):
-        there |= _published_in(before, registry, reference, kernel)
+        there = _published_in(before, registry, reference, kernel)
         descriptors = attested(registry, reference, before)
+    for platform, manifest in fill.items():
+        # Another machine may have published a newer one meanwhile; an older one is damage.
+        held = there.get(platform)
+        if not held or _zfs(registry, reference, held) <= _zfs(registry, reference, manifest):
+            there[platform] = manifest
     for platform, manifest in {**there, **manifests}.items():
         if platform in manifests:
             about = labels[platform]
@@ -172,6 +182,10 @@ def _push_index(
     registry.put(reference, document)
     verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
     return document
+
+
+def _zfs(registry: Registry, image: Reference, manifest: Document) -> Version:
+    return Version.parse(registry.labels(image, manifest.digest)["install-zfs.zfs-version"])
 
 
 def attested(

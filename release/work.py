@@ -130,8 +130,7 @@ class Work:
         try:
             gone = self._mend_standing(target)
             if gone:
-                own = [one for one in target.repairs if one not in target.standing_repairs]
-                target = replace(target, repairs=tuple(own))
+                target = replace(target, standing_repairs=())
             kept = self._restore(target)
             if gone and not target.to_do:
                 outcomes = [
@@ -323,7 +322,7 @@ class Work:
             The platforms of which that cannot be had, and why.
         """
         world, slug = self.world, target.entry.slug
-        if not target.older or not target.repairs or self.until < Step.PUBLISH:
+        if not target.older or not target.all_repairs or self.until < Step.PUBLISH:
             return {}
         self.report.step(slug, "look for what other platforms have")
         restorer = replace(world.restorer, cache=world.cache / "older")
@@ -336,10 +335,10 @@ class Work:
             else:
                 gone[platform] = _lost(one)
         self.others[slug] = found
-        if gone or not target.standing or not target.standing_repairs:
+        if not target.standing or not target.standing_repairs:
             return gone
         try:
-            return self._restand(target, target.standing)
+            return gone | self._restand(target, target.standing)
         except (PublishError, NotFoundError) as error:
             # What is newer does not wait for it.
             self.report.fail(error)
@@ -778,7 +777,7 @@ def _is_to_bring_back(target: Target, kept: Mapping[Platform, Built]) -> bool:
     """Whether what was brought back is to be published, though nothing was made: what is nowhere
     any more, and could not be built, holds back nothing else.
     """
-    return bool(target.repairs and kept)
+    return bool(target.all_repairs and kept)
 
 
 def _in_part(reason: str, platform: Platform) -> str:
@@ -788,7 +787,7 @@ def _in_part(reason: str, platform: Platform) -> str:
 
 def _repaired(target: Target, built: Iterable[Built]) -> str:
     """What was repaired of a kernel, and whether that took other bytes than were published."""
-    said = [drift.as_sentence(target.repairs)] if target.repairs else []
+    said = [drift.as_sentence(target.all_repairs)] if target.all_repairs else []
     for one in built:
         part = target.receipt.platforms.get(one.platform) if target.receipt else None
         if part and part.manifest != one.digest:

@@ -502,7 +502,8 @@ class World:
 
     def wanted_latest(self, entries: Iterable[Entry], observed: Observed) -> latest.Wanted:
         """What ``latest`` has to hold; nothing where it is turned off."""
-        return latest.Wanted.of(entries, observed, self.versions.latest)
+        held, platforms = self.versions.latest, self.versions.platforms
+        return latest.Wanted.of(entries, observed, held, platforms)
 
     def latest_is_behind(
         self, entries: Iterable[Entry], observed: Observed, *, whole: bool = False

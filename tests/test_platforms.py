@@ -308,6 +308,83 @@ def test_a_platform_of_which_nothing_is_left_is_told_until_a_newer_zfs_is_there(
     assert halfway.setup.run("sync", *BOTH).exit_code == 0
 
 
+def versions_in(shop: Shop, tag: str) -> dict[str, str]:
+    """The ZFS of each architecture's image behind a tag."""
+    held = shop.setup.registry.manifests[IMAGES]
+    found = {}
+    for one in json.loads(held[tag][1])["manifests"]:
+        if one["platform"]["architecture"] != "unknown":
+            config = json.loads(held[one["digest"]][1])["config"]["digest"]
+            labels = json.loads(shop.setup.small.blobs[config])["config"]["Labels"]
+            found[one["platform"]["architecture"]] = labels["install-zfs.zfs-version"]
+    return found
+
+
+def test_what_cannot_be_brought_back_holds_back_no_newer_zfs(halfway: Shop) -> None:
+    lose_arm64(halfway)
+    lose_older_asset(halfway)
+    for _ in range(MOST_ATTEMPTS):
+        halfway.setup.run("sync", *BOTH)
+    halfway.mend_arm64()
+    halfway.setup.release_openzfs("2.1.18", "3.10", "6.7")
+    run = halfway.setup.run("sync", *BOTH)
+    assert statuses(run) == {AMD64: "published", ARM64: "published"}, run
+    both = {"amd64": "2.1.18", "arm64": "2.1.18"}
+    assert versions_in(halfway, DESKTOP) == versions_in(halfway, halfway.kernel.slug) == both
+
+
+def test_a_platform_that_was_lost_before_the_upgrade_comes_back_under_the_tag(shop: Shop) -> None:
+    setup = shop.setup
+    setup.run("sync", *BOTH)
+    lose_arm64(shop)
+    setup.release_openzfs("2.1.17", "3.10", "6.7")
+    text = setup.path.read_text()
+    setup.path.write_text(text.replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+    shop.break_arm64()
+    setup.run("sync", *BOTH)
+    assert versions_in(shop, shop.kernel.slug) == {"amd64": "2.1.17"}
+    setup.run("sync", "--verify", *BOTH)
+    for tag in (shop.kernel.slug, f"{shop.kernel.slug}-modules"):
+        assert versions_in(shop, tag) == {"amd64": "2.1.17", "arm64": "2.1.16"}
+
+
+def test_latest_asks_for_no_platform_that_is_not_wanted_any_more(halfway: Shop) -> None:
+    path = halfway.setup.path
+    path.write_text(f"platforms: [linux/amd64]\n{path.read_text()}")
+    lose_arm64(halfway)
+    lose(halfway, "latest")
+    run = run_on(halfway, "x86_64")
+    assert run.exit_code == 0
+    assert architectures(halfway, "latest") == {"amd64"}
+    assert "latest" not in run_on(halfway, "x86_64").stderr
+
+
+def test_desktop_is_repaired_though_nothing_is_left_of_another_release(leapt: Shop) -> None:
+    setup, slug = leapt.setup, leapt.kernel.slug
+    held, before = setup.registry.manifests[IMAGES], setup.tags()[DESKTOP]
+    for one in json.loads(held[slug][1])["manifests"]:
+        if one["platform"]["architecture"] == "amd64":
+            del held[one["digest"]]
+    for release in setup.releases.releases:
+        if release.tag_name.endswith("2.1.17"):
+            release.assets = [one for one in release.assets if not one.name.endswith(".xz")]
+    lose(leapt, DESKTOP)
+    run = run_on(leapt, "aarch64", "--verify")
+    assert "nothing is left of ZFS 2.1.17" in run.stdout
+    assert setup.tags()[DESKTOP] == before
+
+
+def test_an_older_zfs_under_the_tag_is_no_other_machine_s(leapt: Shop) -> None:
+    slug, held = leapt.kernel.slug, leapt.setup.registry.manifests[IMAGES]
+    before = versions_in(leapt, slug)
+    was = leapt.setup.tags()[slug]
+    held[slug] = held[DESKTOP]
+    del held[was]
+    assert run_on(leapt, "aarch64", "--verify").exit_code == 0
+    assert versions_in(leapt, slug) == before == {"amd64": "2.1.17", "arm64": "2.1.18"}
+    assert leapt.setup.tags()[slug] == was
+
+
 @pytest.fixture
 def leapt(shop: Shop) -> Shop:
     """Each of two machines published another newer ZFS than the other; desktop-X has the oldest."""
