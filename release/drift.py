@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from release.github import Release
 from release.receipt import File, Receipt
-from release.reference import Digest, Platform
+from release.reference import Digest
 
 LOOKS = 1
 """How many tags a run asks for their digests, which no list tells: a run with nothing to do makes
@@ -66,18 +66,12 @@ def _wrong(file: File, release: Release, name: str) -> str:
     return "" if file.is_in(asset) else "had another digest"
 
 
-def lost_images(
-    receipt: Receipt, found: Mapping[str, Digest | None], only: Platform | None = None
-) -> Iterator[str]:
-    """The images that are gone from behind their tags, as far as they were looked at.
-
-    Args:
-        only: look at this platform's image alone.
-    """
+def lost_images(receipt: Receipt, found: Mapping[str, Digest | None]) -> Iterator[str]:
+    """The images that are gone from behind their tags, as far as they were looked at."""
     for platform, part in sorted(receipt.platforms.items()):
-        if only in (None, platform) and found.get(part.manifest, part.manifest) is None:
+        if found.get(part.manifest, part.manifest) is None:
             yield f"the image for {platform} was missing"
-    if not only and any(found.get(digest, digest) is None for digest in receipt.beside):
+    if any(found.get(digest, digest) is None for digest in receipt.beside):
         yield "something else that its tags lead to was missing"
 
 

@@ -157,8 +157,8 @@ class Observed:
         return self._with(entry, platforms)
 
     def older(self, entry: Entry, wanted: Collection[Platform]) -> dict[Platform, Standing]:
-        """The newest release of each platform that the one that counts lacks: what the tag SLUG
-        has of it.
+        """The newest release of each platform that the one that counts lacks, with its receipt of
+        that platform alone: what the tag SLUG has of it.
 
         Args:
             wanted: what images are for.
@@ -168,7 +168,11 @@ class Observed:
             return {}
         lacking = sorted(entry.wanted(wanted) - receipt.platforms.keys())
         found = {platform: self._with(entry, {platform}) for platform in lacking}
-        return {platform: one for platform, one in found.items() if one}
+        return {
+            platform: Standing(one.release, one.receipt.only(platform))
+            for platform, one in found.items()
+            if one
+        }
 
     def _with(self, entry: Entry, platforms: Collection[Platform]) -> Standing | None:
         """The newest release of this very kernel that has them all."""
@@ -210,12 +214,11 @@ def images_to_be(
     found: dict[Digest, None] = {}
     for entry in entries:
         standing = observed.standing(entry, platforms)
-        receipts = (observed.receipt(entry, entry.zfs), standing.receipt if standing else None)
-        for receipt in filter(None, receipts):
+        older = (one.receipt for one in observed.older(entry, platforms).values())
+        own = observed.receipt(entry, entry.zfs)
+        for receipt in filter(None, (own, standing.receipt if standing else None, *older)):
             parts = (part.manifest for part in receipt.platforms.values())
             found |= dict.fromkeys((*parts, *receipt.beside))
-        for platform, one in observed.older(entry, platforms).items():
-            found[one.receipt.platforms[platform].manifest] = None
     return list(found)
 
 
@@ -564,8 +567,8 @@ def _standing_repairs(
     """How what other platforms, and ``desktop-X``, have beside a newer ZFS differs from what was
     published.
     """
-    for platform, one in older.items():
-        yield from drift.lost_images(one.receipt, observed.digests, platform)
+    for one in older.values():
+        yield from drift.lost_images(one.receipt, observed.digests)
     if not standing:
         return
     receipt = standing.receipt

@@ -90,10 +90,7 @@ def push(
         for digest, blob in one.layout.blobs():
             registry.upload(image, digest, blob)
         registry.put(image.at(one.digest), one.layout.manifest)
-    document = _before(registry, image, receipt, built)
-    if document and others:
-        held = {one["digest"] for one in document.content.get("manifests", ())}
-        document = document if held.issuperset(one.digest for one in others) else None
+    document = _before(registry, image, receipt, built, others)
     manifests = {one.platform: one.layout.manifest for one in built}
     labels = {one.platform: one.labels for one in built}
     reference = image.with_tag(slug) if tags else image
@@ -128,16 +125,25 @@ class Pushed:
 
 
 def _before(
-    registry: Registry, image: Reference, receipt: Receipt | None, built: Iterable[Built]
+    registry: Registry,
+    image: Reference,
+    receipt: Receipt | None,
+    built: Iterable[Built],
+    others: Iterable[Built],
 ) -> Document | None:
-    """The index that a receipt names, where all that it holds is there again."""
+    """The index that a receipt names, where all that it holds is there again, and the others are
+    in it.
+    """
     pushed = {one.platform: one.digest for one in built}
     if not receipt or pushed != {
         platform: part.manifest for platform, part in receipt.platforms.items()
     }:
         return None
     document = registry.find(image.at(receipt.image))
-    return document if document and not lost(registry, image, document) else None
+    if not document or lost(registry, image, document):
+        return None
+    held = {one["digest"] for one in document.content.get("manifests", ())}
+    return document if held.issuperset(one.digest for one in others) else None
 
 
 def _push_index(
@@ -221,16 +227,18 @@ def _push_modules(
     tags: bool,
 ) -> Document | None:
     """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
-    found = {one.platform: modules_alone(one) for one in (*others, *built)}
-    alone = {platform: assembled for platform, assembled in found.items() if assembled}
-    own = {one.platform for one in built}
-    if not own & alone.keys():
+
+    def put(them: Iterable[Built]) -> dict[Platform, Document]:
+        found = {one.platform: modules_alone(one) for one in them}
+        alone = {platform: assembled for platform, assembled in found.items() if assembled}
+        for assembled in alone.values():
+            put_assembled(registry, image, assembled)
+        return {platform: assembled.manifest for platform, assembled in alone.items()}
+
+    manifests = put(built)
+    if not manifests:
         return None
-    for assembled in alone.values():
-        put_assembled(registry, image, assembled)
-    all_manifests = {platform: assembled.manifest for platform, assembled in alone.items()}
-    manifests = {platform: one for platform, one in all_manifests.items() if platform in own}
-    fill = {platform: one for platform, one in all_manifests.items() if platform not in own}
+    fill = put(others)
     labels = {one.platform: one.labels for one in built}
     reference = image.with_tag(modules_tag(slug)) if tags else image
     return _push_index(registry, reference, kernel, manifests, labels, fill)

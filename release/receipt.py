@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from release.errors import ConfigurationError
@@ -150,6 +150,10 @@ class Receipt:
             str(facts["instead_of"]),
             tuple(map(parse_digest, facts.get("beside", ()))),
         )
+
+    def only(self, platform: Platform) -> Receipt:
+        """The same, of one platform's image alone."""
+        return replace(self, platforms={platform: self.platforms[platform]}, beside=())
 
     @property
     def to_sign(self) -> frozenset[Platform]:

@@ -329,8 +329,7 @@ class Work:
         found: list[Built] = []
         gone: dict[Platform, str] = {}
         for platform, one in target.older.items():
-            part = replace(one.receipt, platforms={platform: one.receipt.platforms[platform]})
-            if restored := list(restorer.restore(slug, part, one.release)):
+            if restored := list(restorer.restore(slug, one.receipt, one.release)):
                 found += restored
             else:
                 gone[platform] = _lost(one)

@@ -250,6 +250,11 @@ class Recorded:
             f"kernels:\n{kernels}"
         )
 
+    def follow_newest_zfs(self) -> None:
+        """The maintainer lets a newer ZFS take the place of what is published."""
+        text = self.path.read_text()
+        self.path.write_text(text.replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+
     def load(self) -> versions.Versions:
         return versions.load(self.path)
 

@@ -56,8 +56,7 @@ def write(setup: Recorded, kernel: Kernel) -> None:
 
 def upgrade(setup: Recorded) -> None:
     setup.release_openzfs("2.1.17", "3.10", "6.7")
-    text = setup.path.read_text()
-    setup.path.write_text(text.replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+    setup.follow_newest_zfs()
 
 
 @pytest.fixture

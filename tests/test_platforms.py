@@ -166,8 +166,7 @@ def test_desktop_waits_for_a_newer_zfs_on_every_platform(shop: Shop) -> None:
     assert shop.setup.run("sync", *BOTH).exit_code == 0
     before = shop.setup.tags()
     shop.setup.release_openzfs("2.1.17", "3.10", "6.7")
-    path = shop.setup.path
-    path.write_text(path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+    shop.setup.follow_newest_zfs()
     shop.break_arm64()
     run = shop.setup.run("sync", *BOTH)
     assert statuses(run) == {AMD64: "published", ARM64: "failed"}, run
@@ -260,12 +259,11 @@ def halfway(shop: Shop) -> Shop:
     """amd64 has a newer ZFS; arm64 fails with it, and keeps the older one, as desktop-X does."""
     assert shop.setup.run("sync", *BOTH).exit_code == 0
     shop.setup.release_openzfs("2.1.17", "3.10", "6.7")
-    path = shop.setup.path
-    path.write_text(path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+    shop.setup.follow_newest_zfs()
     shop.break_arm64()
     run = shop.setup.run("sync", *BOTH)
     assert statuses(run) == {AMD64: "published", ARM64: "failed"}, run
-    shutil.rmtree(path.parent / "cache")
+    shutil.rmtree(shop.setup.path.parent / "cache")
     return shop
 
 
@@ -338,8 +336,7 @@ def test_a_platform_that_was_lost_before_the_upgrade_comes_back_under_the_tag(sh
     setup.run("sync", *BOTH)
     lose_arm64(shop)
     setup.release_openzfs("2.1.17", "3.10", "6.7")
-    text = setup.path.read_text()
-    setup.path.write_text(text.replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+    setup.follow_newest_zfs()
     shop.break_arm64()
     setup.run("sync", *BOTH)
     assert versions_in(shop, shop.kernel.slug) == {"amd64": "2.1.17"}
@@ -388,9 +385,7 @@ def test_an_older_zfs_under_the_tag_is_no_other_machine_s(leapt: Shop) -> None:
 @pytest.fixture
 def leapt(shop: Shop) -> Shop:
     """Each of two machines published another newer ZFS than the other; desktop-X has the oldest."""
-    shop.setup.path.write_text(
-        shop.setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
-    )
+    shop.setup.follow_newest_zfs()
     for machine in ("x86_64", "aarch64"):
         assert run_on(shop, machine).exit_code == 0
     for machine, zfs in (("x86_64", "2.1.17"), ("aarch64", "2.1.18")):

@@ -550,9 +550,7 @@ def test_the_asset_of_another_platform_is_left_to_its_machine(both: Recorded) ->
 
 def test_what_people_use_is_mended_before_a_newer_zfs_takes_its_place(setup: Recorded) -> None:
     before, builds = setup.tags(), setup.builds
-    setup.path.write_text(
-        setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
-    )
+    setup.follow_newest_zfs()
     setup.release_openzfs("2.1.17", "3.10", "6.7")
     for module in setup.results.glob("*/zfs.ko"):
         module.unlink()
@@ -568,9 +566,7 @@ def test_what_people_use_is_mended_before_a_newer_zfs_takes_its_place(setup: Rec
 
 
 def test_what_is_mended_lets_a_newer_zfs_that_fails_wait_on(setup: Recorded) -> None:
-    setup.path.write_text(
-        setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
-    )
+    setup.follow_newest_zfs()
     setup.release_openzfs("2.1.17", "3.10", "6.7")
     for module in setup.results.glob("*/zfs.ko"):
         module.unlink()
@@ -587,9 +583,7 @@ def test_what_is_mended_lets_a_newer_zfs_that_fails_wait_on(setup: Recorded) -> 
 def test_two_versions_that_fail_in_turns_wait_both(setup: Recorded) -> None:
     lose_all_images(setup)
     release(setup).assets.clear()
-    setup.path.write_text(
-        setup.path.read_text().replace("openzfs:\n", "openzfs:\n  policy: latest\n")
-    )
+    setup.follow_newest_zfs()
     setup.release_openzfs("2.1.17", "3.10", "6.7")
     for module in setup.results.glob("*/zfs.ko"):
         module.unlink()
