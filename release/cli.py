@@ -23,8 +23,10 @@ from release import (
     child,
     commit,
     detect,
+    drift,
     handover,
     issues,
+    latest,
     onthespot,
     probe,
     recollect,
@@ -62,7 +64,7 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import behind, move_tags, run
+from release.sync import behind, move_tags, run, unsigned_tags
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
@@ -79,6 +81,7 @@ from release.world import (
 )
 
 _INTERRUPTED = 130
+_KERNELS = "kernels"
 
 _versions_option = click.option(
     "--versions",
@@ -242,12 +245,13 @@ def sync(
         draw = partial(seen.plan, world, entries, force=force, tried=tried)
         targets, unread = draw()
         late, unseen = behind(world, entries, observed, whole=verify)
-        # Who publishes for a plan is not idle, or was called by one that found something.
-        if subjects and (expected or seen.is_busy(targets, late)):
-            unsigned, unlooked = seen.unsigned(world)
-            unseen += unlooked
-            if unsigned:
-                targets, unread = draw(unsigned=unsigned)
+        if subjects:
+            # Who publishes for a plan is not idle, or was called by one that found something.
+            unsigned = seen.unsigned(world, targets, late, idle=not expected)
+            unseen += unsigned.failures
+            late += unsigned.tags
+            if unsigned.slugs:
+                targets, unread = draw(unsigned=unsigned.slugs)
         targets = world.share(targets, observed).targets
         to_do = any(target.to_do for target in targets)
         failures = (*news.failures, *seen.failures, *unread, *unseen)
@@ -291,6 +295,17 @@ def sync(
 
 
 @dataclass(frozen=True)
+class _Unsigned:
+    """What was to be signed, and is not: kernels, and tags that are no kernel's; and why that could
+    not be found out of others.
+    """
+
+    slugs: frozenset[str]
+    tags: Sequence[str]
+    failures: Sequence[ReleaseError]
+
+
+@dataclass(frozen=True)
 class _Seen:
     """What ``sync`` and ``plan`` go by.
 
@@ -324,14 +339,29 @@ class _Seen:
             **how,
         )
 
-    def is_busy(self, targets: Iterable[Target], late: Collection[str]) -> bool:
-        """Whether a run that has its work signed looks at signatures: an idle one in turn only."""
-        to_do = any(target.to_do for target in targets)
-        return bool(self.turn or self.verify or to_do or late or self.news.worth_recording)
+    def unsigned(
+        self, world: World, targets: Iterable[Target], late: Collection[str], *, idle: bool = True
+    ) -> _Unsigned:
+        """What was to be signed, and is not. A run with nothing to do looks at one thing, drawn by
+        lot, and that in turn with tags only.
 
-    def unsigned(self, world: World) -> tuple[frozenset[str], list[ReleaseError]]:
-        """:meth:`World.unsigned` of what is chosen."""
-        return world.unsigned(self.entries, self.observed, chosen=self.chosen, whole=self.verify)
+        Args:
+            idle: whether the run may be one with nothing to do.
+        """
+        asked: Collection[str] = (_KERNELS, latest.TAG, onthespot.IMAGE_TAG)
+        to_do = any(target.to_do for target in targets)
+        if idle and not (self.verify or to_do or late or self.news.worth_recording):
+            asked = drift.share(asked, world.minute) if self.turn else ()
+        slugs: frozenset[str] = frozenset()
+        failures: list[ReleaseError] = []
+        if _KERNELS in asked:
+            slugs, failures = world.unsigned(
+                self.entries, self.observed, chosen=self.chosen, whole=self.verify
+            )
+        tags, unread = unsigned_tags(
+            world, self.entries, self.observed, [one for one in asked if one not in late]
+        )
+        return _Unsigned(slugs, tags, [*failures, *unread])
 
 
 def _look(
@@ -415,15 +445,14 @@ def plan_(
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
-        unsigned: frozenset[str] = frozenset()
         late, unseen = behind(world, entries, observed, whole=verify)
         if to:
-            if seen.is_busy(targets, late):
-                unsigned, unlooked = seen.unsigned(world)
-                unfound += unlooked
+            unsigned = seen.unsigned(world, targets, late)
+            unfound += unsigned.failures
+            late += unsigned.tags
             world.record(news)
             unfound += world.find_platforms(world.share(targets, observed, limit=limit).targets)
-            targets, unread = draw(world.versions.kernels, unsigned=unsigned)
+            targets, unread = draw(world.versions.kernels, unsigned=unsigned.slugs)
         share = world.share(targets, observed, limit=limit)
         targets = share.targets
         if to:

@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from release import publish
+from release import publish, receipt
 from release.attest import (
     Attestation,
     Ingredient,
@@ -39,7 +39,6 @@ from release.layers import (
     Layer,
     assemble,
     file_layer,
-    read_file_layer,
 )
 from release.plan import SUMS, Observed, find_asset, newest_first
 from release.record import Record, is_made_from
@@ -53,11 +52,12 @@ T = TypeVar("T")
 TAG = "latest"
 CATALOGUE = "catalogue"
 
-_RECIPE = 2
+_RECIPE = 3
 """To be raised when the same releases are to give another image."""
 _JOBS = 8
 
 _SLUG = "install-zfs.slug"
+_MANIFEST = "install-zfs.manifest"
 _USERLAND = "install-zfs.userland"
 _CREATED = "org.opencontainers.image.created"
 _TITLE = "ZFS kernel modules for the kernels of Docker Desktop and LinuxKit"
@@ -76,14 +76,14 @@ class Member:
     """A kernel that is published for a platform, as the list of releases shows it.
 
     Attributes:
-        manifest: of its image, where the tag need not lead to it.
+        part: what its receipt says of its image; None where the release lost it.
     """
 
     entry: Entry
     platform: Platform
     release: Release
     asset: Asset
-    manifest: Digest | None = None
+    part: receipt.Part | None = None
 
     @property
     def key(self) -> tuple[str, Platform]:
@@ -151,15 +151,17 @@ def _members(
         release = observed.release(entry.slug, entry.zfs)
         if release is None or release.draft:
             continue
+        own = observed.receipt(entry, entry.zfs)
         older = observed.older(entry, platforms)
         for platform in sorted(entry.platforms):
             # Of a platform that has no newer ZFS yet, an older one.
             one = older.get(platform)
             known = replace(entry, zfs=one.receipt.entry.zfs) if one else entry
-            of = one.release if one else release
-            manifest = one.receipt.platforms[platform].manifest if one else None
+            of, said = (one.release, one.receipt) if one else (release, own)
             if asset := find_asset(of, entry.slug, platform):
-                yield Member(known, platform, of, asset, manifest)
+                yield Member(
+                    known, platform, of, asset, said.platforms.get(platform) if said else None
+                )
 
 
 def is_behind(registry: Registry, image: Reference, wanted: Wanted, *, whole: bool = False) -> bool:
@@ -205,58 +207,37 @@ class Line:
         )
         return "\t".join(" ".join(field.split()) for field in fields)
 
-    @classmethod
-    def parse(cls, text: str) -> Line:
-        """Reads a line.
-
-        Raises:
-            ValueError: it is none.
-        """
-        arch, release, zfs, slug, size, sha256, url, banner = text.split("\t", 7)
-        return cls(arch, release, zfs, slug, int(size), sha256, url, banner)
-
 
 @dataclass(frozen=True)
 class Part:
-    """What a kernel gives to ``latest``: its layers, as they were tested."""
+    """What a kernel gives to ``latest``: its layers, as they were tested.
+
+    Attributes:
+        manifest: of the image that they are of.
+    """
 
     slug: str
+    manifest: Digest
     modules: Layer
     userland: Layer | None
     created: str
 
 
-@dataclass(frozen=True)
-class Before:
-    """What the ``latest`` that is out there says of its members, so that only those that are new
-    have to be read.
-    """
-
-    lines: Mapping[tuple[str, str], Line]
-    parts: Mapping[tuple[str, Platform], Part]
-
-
-def read_before(registry: Registry, image: Reference) -> Before:
-    """Reads the present ``latest``; where it is not as this module makes it, nothing is known of
-    its members, and all are read.
+def read_before(registry: Registry, reference: Reference) -> Mapping[tuple[str, Platform], Part]:
+    """What the ``latest`` that is out there has of its members, so that only those that are new
+    have to be read; nothing where it is not as this module makes it.
     """
     malformed = (KeyError, IndexError, ValueError, TypeError, AttributeError)
     with suppress(NotFoundError, UpstreamError, PublishError, *malformed):
-        document = registry.get(image.with_tag(TAG))
-        lines: dict[tuple[str, str], Line] = {}
+        document = registry.get(reference)
         parts: dict[tuple[str, Platform], Part] = {}
-        for platform, digest in registry.platforms(image, document).items():
-            at = image.at(digest)
+        for platform, digest in registry.platforms(reference, document).items():
+            at = reference.at(digest)
             manifest = registry.get(at)
-            config = registry.config(at, manifest)
-            for part in _parts(manifest, config):
+            for part in _parts(manifest, registry.config(at, manifest)):
                 parts[part.slug, platform] = part
-            catalogue = parse_digest(manifest.content["layers"][-1]["digest"])
-            text = read_file_layer(registry.blob(image, catalogue), CATALOGUE).decode()
-            for line in map(Line.parse, text.splitlines()):
-                lines[line.slug, line.architecture] = line
-        return Before(lines, parts)
-    return Before({}, {})
+        return parts
+    return {}
 
 
 def _parts(manifest: Document, config: Mapping[str, Any]) -> Iterator[Part]:
@@ -275,60 +256,64 @@ def _parts(manifest: Document, config: Mapping[str, Any]) -> Iterator[Part]:
         about = item.get("annotations", {})
         if _SLUG in about:
             userland = layers[about[_USERLAND]] if _USERLAND in about else None
-            yield Part(about[_SLUG], layers[item["digest"]], userland, about[_CREATED])
+            yield Part(
+                about[_SLUG],
+                parse_digest(about[_MANIFEST]),
+                layers[item["digest"]],
+                userland,
+                about[_CREATED],
+            )
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads what is known of members: from the present ``latest`` where it can, else from their
-    images.
+    """Reads what is known of members: from their releases and the present ``latest`` where it can,
+    else from their images.
+
+    Attributes:
+        before: what the present ``latest`` has, as far as it is believed.
     """
 
     registry: Registry
     image: Reference
     github: GitHub
-    before: Before
-    _images: dict[tuple[str, Platform], Image] = field(default_factory=dict)
+    before: Mapping[tuple[str, Platform], Part]
+    _images: dict[tuple[str, Platform], tuple[Document, Image]] = field(default_factory=dict)
 
     def line(self, member: Member) -> Line:
         """The catalogue's line for a member.
 
         Raises:
-            PublishError: its image is not the one of its release.
+            PublishError: its image, where that has to be asked, is not the one of its release.
         """
-        sha256 = self._sha256(member)
-        known = self.before.lines.get((member.entry.slug, machine(member.platform)))
-        labels: Mapping[str, str] = {}
-        if known is None or known.sha256 != sha256:
+        if part := member.part:
+            kernel_release, kernel_banner = part.kernel_release, part.kernel_banner
+        else:
             labels = self.read(member).labels
-            if (found := labels.get("install-zfs.zfs-version")) != member.entry.zfs:
-                raise PublishError(
-                    f"has ZFS {found}, and its release ZFS {member.entry.zfs}",
-                    on=str(self.image.with_tag(member.entry.slug)),
-                )
+            kernel_release = labels["install-zfs.kernel-release"]
+            kernel_banner = labels["install-zfs.kernel-banner"]
         assert member.entry.zfs
         return Line(
             machine(member.platform),
-            labels["install-zfs.kernel-release"] if labels or not known else known.kernel_release,
+            kernel_release,
             member.entry.zfs,
             member.entry.slug,
             member.asset.size,
-            sha256,
+            self._sha256(member),
             member.asset.download_url,
-            labels["install-zfs.kernel-banner"] if labels or not known else known.kernel_banner,
+            kernel_banner,
         )
 
-    def is_new(self, line: Line) -> bool:
+    def is_new(self, member: Member) -> bool:
         """Whether the present ``latest`` does not have this very image."""
-        known = self.before.lines.get((line.slug, line.architecture))
-        return known is None or known.sha256 != line.sha256
+        known = self.before.get(member.key)
+        return not known or not member.part or known.manifest != member.part.manifest
 
-    def part(self, member: Member, line: Line) -> Part:
+    def part(self, member: Member) -> Part:
         """The layers of a member."""
-        known = self.before.parts.get(member.key)
-        if known and not self.is_new(line):
-            return known
-        image = self.read(member)
+        if not self.is_new(member):
+            return self.before[member.key]
+        manifest, image = self._read(member)
         modules, userland = image.of(Kind.KERNELS), image.of(Kind.USERLAND)
         if len(modules) != 1 or len(userland) > 1:
             raise PublishError(
@@ -337,31 +322,39 @@ class Reader:
             )
         return Part(
             member.entry.slug,
+            manifest.digest,
             modules[0],
             userland[0] if userland else None,
             image.labels[_CREATED],
         )
 
     def read(self, member: Member) -> Image:
-        """The published image of a member, by what its tag points to.
+        """The published image of a member: the one that its receipt names, else what its tag
+        points to.
 
         Raises:
-            PublishError: it is another kernel's.
+            PublishError: it is another kernel's, or of another ZFS.
         """
+        return self._read(member)[1]
+
+    def _read(self, member: Member) -> tuple[Document, Image]:
         if member.key not in self._images:
-            self._images[member.key] = self._read(member)
+            manifest = self._manifest_of(member)
+            self._images[member.key] = manifest, self._image(member, manifest)
         return self._images[member.key]
 
-    def _read(self, member: Member) -> Image:
+    def _manifest_of(self, member: Member) -> Document:
+        if member.part:
+            return self._manifest(member.part.manifest)
         reference = self.image.with_tag(member.entry.slug)
-        if member.manifest:
-            manifest = self._manifest(member.manifest)
-        else:
-            document = self.registry.get(reference)
-            digest = self.registry.platforms(reference, document).get(member.platform)
-            if digest is None:
-                raise PublishError(f"is not there for {member.platform}", on=str(reference))
-            manifest = document if digest == document.digest else self._manifest(digest)
+        document = self.registry.get(reference)
+        digest = self.registry.platforms(reference, document).get(member.platform)
+        if digest is None:
+            raise PublishError(f"is not there for {member.platform}", on=str(reference))
+        return document if digest == document.digest else self._manifest(digest)
+
+    def _image(self, member: Member, manifest: Document) -> Image:
+        reference = self.image.with_tag(member.entry.slug)
         image = Image.read(
             manifest,
             self.registry.config(reference, manifest),
@@ -373,6 +366,10 @@ class Reader:
                 "is the image of another kernel",
                 on=str(reference),
                 detail=f"expected {member.entry.platforms[member.platform]}\nfound    {kernel}",
+            )
+        if (zfs := image.labels.get("install-zfs.zfs-version")) != member.entry.zfs:
+            raise PublishError(
+                f"has ZFS {zfs}, and its release ZFS {member.entry.zfs}", on=str(reference)
             )
         return image
 
@@ -444,7 +441,7 @@ def build(wanted: Wanted, reader: Reader) -> Latest:
     held: dict[Platform, tuple[Part, ...]] = {}
     to_boot: dict[Platform, tuple[Member, Line]] = {}
     for platform in wanted.platforms:
-        found, odd = _of_each(lambda one: reader.part(one, known[one.key]), wanted.newest(platform))
+        found, odd = _of_each(reader.part, wanted.newest(platform))
         left_out += odd
         if not found:
             continue
@@ -459,7 +456,7 @@ def build(wanted: Wanted, reader: Reader) -> Latest:
         ]
         if candidates:
             to_boot[platform] = next(
-                (pair for pair in candidates if reader.is_new(pair[1])), candidates[0]
+                (pair for pair in candidates if reader.is_new(pair[0])), candidates[0]
             )
     if not images:
         raise left_out[0]
@@ -556,7 +553,7 @@ def _image(
     """
     layers: dict[Digest, tuple[Layer, str, dict[str, str]]] = {}
     for part in reversed(parts):
-        about = {_SLUG: part.slug, _CREATED: part.created}
+        about = {_SLUG: part.slug, _MANIFEST: part.manifest, _CREATED: part.created}
         if part.userland:
             about[_USERLAND] = part.userland.digest
             layers.setdefault(part.userland.digest, (part.userland, "userland", {}))

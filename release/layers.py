@@ -205,19 +205,5 @@ def file_layer(name: str, content: bytes) -> tuple[Layer, bytes]:
     return layer, blob
 
 
-def read_file_layer(blob: bytes, name: str) -> bytes:
-    """The file in such a layer.
-
-    Raises:
-        PublishError: it is not in it.
-    """
-    try:
-        with bounded.opened_tar(io.BytesIO(blob)) as tar:
-            file = tar.extractfile(name)
-            return bounded.read(file) if file else b""
-    except bounded.CORRUPT as error:
-        raise PublishError(f"a layer has no {name}", detail=str(error)) from error
-
-
 def _json(content: Any) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()

@@ -169,12 +169,30 @@ def is_behind(world: World, *, whole: bool = False) -> bool:
     )
 
 
-def bring_up_to_date(world: World, report: Report) -> Subject:
+def is_unsigned(world: World) -> bool:
+    """Whether this machine's part of the published image was never signed; no other machine can
+    make that up.
+
+    Raises:
+        UpstreamError: the registry, or GitHub, could not be read.
+    """
+    reference = world.versions.image.with_tag(IMAGE_TAG)
+    document = world.registry.find(reference) if world.versions.on_the_spot else None
+    found = world.registry.platforms(reference, document) if document else {}
+    there = found.get(native_platform())
+    return there is not None and not world.is_signed(there)
+
+
+def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> list[Subject]:
     """Publishes the image for this machine's platform, beside those that others published. Only
-    for one that :func:`is_behind`.
+    for one that :func:`is_behind`, or was not signed.
+
+    Args:
+        signs: whether it is signed then. Nothing but the registry says who made an image that is
+            there, so what nobody signed is made here once more.
 
     Returns:
-        What there is to sign.
+        What there is to sign: the index only where no platform in it is somebody else's word.
 
     Raises:
         ReleaseError: it stays as it was.
@@ -184,8 +202,12 @@ def bring_up_to_date(world: World, report: Report) -> Subject:
     reference = wanted.image.with_tag(IMAGE_TAG)
     before = registry.find(reference)
     there = _there(world, reference, before) if before else {}
+    unsigned = signs and platform in there and not world.is_signed(there[platform].digest)
+    believed = (
+        not before or there.keys() <= {platform} or (signs and world.is_signed(before.digest))
+    )
     # Somebody else may have moved the tag for another platform, with this one's image in it.
-    known = there.get(platform)
+    known = None if unsigned else there.get(platform)
     if known and Record(known.digest, mark).is_in(registry, wanted.image):
         made = known
     else:
@@ -197,19 +219,21 @@ def bring_up_to_date(world: World, report: Report) -> Subject:
         registry.put(wanted.image.at(made.digest), made)
     # What attests another platform's image, and is lost, comes back from a machine of that one.
     descriptors = publish.attested(registry, reference, before) if before else {}
-    if made.digest not in descriptors:
+    if made is not known or made.digest not in descriptors:
         attestation = attest(_made(world, wanted, platform, made))
         publish.put_attestation(registry, wanted.image, attestation)
         descriptors[made.digest] = attestation.descriptor
     document = publish.index({**there, platform: made}, descriptors)
-    repaired = repair(registry, reference, Record(document.digest, mark))
+    repaired = repair(registry, reference, Record(document.digest, mark), unsigned=unsigned)
     for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
     does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"
     report.say(f"{reference}: {does}" + (f"; {repaired}" if repaired else ""))
-    return Subject(str(wanted.image), document.digest)
+    mine = [] if made is known else [made.digest]
+    index = [document.digest] if believed else []
+    return [Subject(str(wanted.image), digest) for digest in (*mine, *index)]
 
 
 def _made(world: World, wanted: Recipe, platform: Platform, manifest: Document) -> Made:

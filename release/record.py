@@ -71,13 +71,18 @@ def is_made_from(
     return digest is not None and Record(digest, fingerprint).is_in(registry, image)
 
 
-def repair(registry: Registry, image: Reference, made: Record) -> str:
+def repair(registry: Registry, image: Reference, made: Record, *, unsigned: bool = False) -> str:
     """How a tag that is behind differs from what was behind it before, in words; empty where
     nothing says that this image was.
+
+    Args:
+        unsigned: whether what it points to was to be signed, and is not.
     """
     there = registry.head(image)
     if not made.is_in(registry, image):
         return ""
+    if there == made.image and unsigned:
+        return as_sentence([f"{image.tag} was not signed"])
     if there == made.image:
         return as_sentence([f"an image, or an attestation, of {image.tag} was missing"])
     return as_sentence([f"{image.tag} {f'pointed to {there}' if there else 'was missing'}"])

@@ -46,15 +46,17 @@ _BOOT_BYTES = 24 << 20
 
 
 def move_latest(
-    world: World, observed: Observed, report: Report, *, late: bool = False
-) -> Subject | None:
+    world: World, observed: Observed, report: Report, *, late: bool = False, signs: bool = False
+) -> list[Subject]:
     """Brings ``latest`` to what is published: last of all, and only where something changed.
 
     Args:
-        late: whether it is known to be behind.
+        late: whether it is known to be behind, or not signed.
+        signs: whether it is signed then. What the present one says of itself is believed only
+            where that was signed, too; all is read from the images that the releases name else.
 
     Returns:
-        What there is to sign; None where the tag did not move.
+        What there is to sign; nothing where the tag did not move, and is signed.
 
     Raises:
         ReleaseError: it stays as it was.
@@ -62,10 +64,13 @@ def move_latest(
     image = world.versions.image
     wanted = world.wanted_latest(world.versions.kernels, observed)
     if not late and not latest.is_behind(world.registry, image, wanted):
-        return None
+        return []
     assert world.github
     report.step(latest.TAG, "put together")
-    before = latest.read_before(world.registry, image)
+    there = world.registry.head(image.with_tag(latest.TAG))
+    unsigned = signs and there is not None and not world.is_signed(there)
+    readable = image.at(there) if there and not unsigned else None
+    before = latest.read_before(world.registry, readable) if readable else {}
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
     for error in made.left_out:
         report.warn(f"{latest.TAG} lacks what is published: {error.summary}")
@@ -75,7 +80,7 @@ def move_latest(
             _smoke_latest(world, made, platform, report)
     report.step(latest.TAG, "push")
     record = Record(made.document.digest, wanted.fingerprint)
-    repaired = repair(world.registry, image.with_tag(latest.TAG), record)
+    repaired = repair(world.registry, image.with_tag(latest.TAG), record, unsigned=unsigned)
     moved = latest.push(world.registry, image, wanted, made)
     kernels = len({part.slug for parts in made.held.values() for part in parts})
     all_kernels = len({one.entry.slug for one in wanted.members})
@@ -83,7 +88,7 @@ def move_latest(
         f"{latest.TAG}: the modules of {kernels} kernels, {made.bytes / 1e6:.1f} MB, "
         f"and a catalogue of {all_kernels}" + (f"; {repaired}" if repaired else "")
     )
-    return Subject(str(image.name), made.document.digest) if moved else None
+    return [Subject(str(image.name), made.document.digest)] if moved or unsigned else []
 
 
 def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report: Report) -> None:
@@ -148,6 +153,38 @@ def behind(
     return late, failures
 
 
+def unsigned_tags(
+    world: World, entries: Iterable[Entry], observed: Observed, asked: Collection[str]
+) -> tuple[list[str], list[ReleaseError]]:
+    """Which tags that are no kernel's point to what nobody signed, where the runs that make it
+    have it signed; and why that could not be found out of some.
+
+    Args:
+        asked: the tags to ask for.
+    """
+    if not world.github:
+        return [], []
+    checks: dict[str, Callable[[], bool]] = {
+        latest.TAG: lambda: _is_latest_unsigned(world, entries, observed),
+        onthespot.IMAGE_TAG: lambda: onthespot.is_unsigned(world),
+    }
+    found: list[str] = []
+    failures: list[ReleaseError] = []
+    for image_tag in sorted(checks.keys() & observed.image_tags & set(asked)):
+        try:
+            found += [image_tag] if checks[image_tag]() else []
+        except UpstreamError as error:
+            failures.append(error)
+    return found, failures
+
+
+def _is_latest_unsigned(world: World, entries: Iterable[Entry], observed: Observed) -> bool:
+    if not world.wanted_latest(entries, observed).members:
+        return False
+    there = world.registry.head(world.versions.image.with_tag(latest.TAG))
+    return there is not None and not world.is_signed(there)
+
+
 def move_tags(
     world: World,
     late: Collection[str],
@@ -161,29 +198,32 @@ def move_tags(
     What goes wrong with one is told, and takes nothing from the kernels that are published.
 
     Args:
-        late: those that :func:`behind` names.
+        late: those that :func:`behind`, or :func:`unsigned_tags`, names.
         sign: takes what is published now, for others to sign.
 
     Returns:
         Why tags stay as they were.
     """
     published = any(one.status is Status.PUBLISHED for one in outcomes)
-    steps: dict[str, Callable[[], Subject | None]] = {
+    steps: dict[str, Callable[[], list[Subject]]] = {
         latest.TAG: lambda: move_latest(
             world,
             world.observe() if published else observed,
             report,
             late=latest.TAG in late,
+            signs=bool(sign),
         )
     }
     if onthespot.IMAGE_TAG in late:
-        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(world, report)
+        steps[onthespot.IMAGE_TAG] = lambda: onthespot.bring_up_to_date(
+            world, report, signs=bool(sign)
+        )
     failures: dict[str, ReleaseError] = {}
     for image_tag, step in steps.items():
         try:
-            subject = step()
-            if subject and sign:
-                sign(subject)
+            for subject in step():
+                if sign:
+                    sign(subject)
         except ReleaseError as error:
             failures[image_tag] = error
         except OSError as error:

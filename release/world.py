@@ -318,8 +318,7 @@ class World:
         Returns:
             The slugs, and why it could not be found out.
         """
-        github = self.github
-        if not github:
+        if not self.github:
             return frozenset(), []
         receipts = {
             receipt.entry.slug: receipt
@@ -332,7 +331,7 @@ class World:
         found: set[str] = set()
         try:
             for slug in islice(slugs, drift.MOST_SIGNATURES):
-                if not github.is_attested(receipts[slug].image, PROVENANCE):
+                if not self.is_signed(receipts[slug].image):
                     found.add(slug)
                 elif not whole:
                     break
@@ -340,6 +339,15 @@ class World:
             error.drawn = True
             return frozenset(found), [error]
         return frozenset(found), []
+
+    def is_signed(self, digest: Digest) -> bool:
+        """Whether GitHub has a signed provenance of this digest.
+
+        Raises:
+            UpstreamError: it could not be found out.
+        """
+        assert self.github
+        return self.github.is_attested(digest, PROVENANCE)
 
     def is_turn_of_signatures(self, entries: Iterable[Entry], observed: Observed) -> bool:
         """Whether this run, if it has nothing to do, looks at a signature in place of a tag."""

@@ -21,7 +21,7 @@ from release.drift import LOOKS
 from release.http import bytes_digest
 from release.receipt import File, Part, Receipt
 from release.record import Record
-from release.reference import Reference, parse_digest
+from release.reference import Digest, Reference, parse_digest, platform_fields
 from release.versions import Entry
 from release.world import World, native_platform
 from tests.lab.docs import Docs
@@ -37,7 +37,7 @@ from tests.lab.server import (
     html_page,
     retry_after,
 )
-from tests.lab.small_registry import SmallRegistry
+from tests.lab.small_registry import INDEX, SmallRegistry
 
 PROJECT = Path(__file__).resolve().parents[1]
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
@@ -437,8 +437,10 @@ def test_a_sync_with_nothing_to_do(desk: Desk) -> None:
     assert desk.path.read_bytes() == content
 
 
-def put_latest(desk: Desk) -> None:
-    """Publishes a ``latest`` that was made from the releases that there are."""
+def put_latest(desk: Desk) -> Digest:
+    """Publishes a ``latest`` that was made from the releases that there are; returns what is to be
+    signed of it.
+    """
     environment = {
         "GITHUB_API_URL": desk.github.url,
         "GITHUB_REPOSITORY": "me/install-zfs",
@@ -446,9 +448,10 @@ def put_latest(desk: Desk) -> None:
     }
     world = World(versions.load(desk.path), environment)
     wanted = world.wanted_latest(world.versions.kernels, world.observe())
-    digest = desk.registry.put("me/zfs", "latest", {})
-    record = Record(parse_digest(digest), wanted.fingerprint).document
+    digest = parse_digest(desk.registry.put("me/zfs", "latest", {}))
+    record = Record(digest, wanted.fingerprint).document
     desk.registry.put("me/zfs", record.digest, record.raw)
+    return digest
 
 
 def test_a_latest_that_is_behind_is_told_and_needs_what_publishing_needs(desk: Desk) -> None:
@@ -465,13 +468,19 @@ def test_a_latest_that_is_behind_is_told_and_needs_what_publishing_needs(desk: D
     assert "latest" not in desk.run("plan").stdout
 
 
-def put_build(desk: Desk) -> None:
-    """Puts a ``build`` into the registry that is what this project makes now."""
+def put_build(desk: Desk) -> Digest:
+    """Puts a ``build`` into the registry that is what this project makes now; returns what is to be
+    signed of it.
+    """
     world = World(versions.load(desk.path), {})
     wanted = onthespot.recipe(world)
-    digest = parse_digest(desk.registry.put("me/zfs", "build", {}))
+    made = bytes_digest(b"build")
+    platform = platform_fields(native_platform())
+    index = {"schemaVersion": 2, "manifests": [{"digest": made, "platform": platform}]}
+    digest = parse_digest(desk.registry.put("me/zfs", "build", index, INDEX))
     record = Record(digest, f"{wanted.fingerprint} {native_platform()}").document
     desk.registry.put("me/zfs", record.digest, record.raw)
+    return made
 
 
 def test_a_build_image_that_is_behind_is_told_and_needs_what_publishing_needs(desk: Desk) -> None:
@@ -540,8 +549,8 @@ def test_an_idle_sync_with_a_hundred_kernels(desk: Desk) -> None:
         )
     head = desk.head.replace("latest: {kernels: 0}\non_the_spot: false\n", "")
     desk.path.write_text(head + kernels + desk.new)
-    put_latest(desk)
-    put_build(desk)
+    signed = frozenset(("image", digest) for digest in (put_latest(desk), put_build(desk)))
+    desk.releases.attestations.append(Attestation({}, PROVENANCE, signed))
     asked, looked = desk.requests, desk.registry.count("^HEAD /v2/me/zfs/manifests/linuxkit")
     options = ("--json", "outcomes.json", "--subjects", "subjects.txt")
     run = desk.run("sync", "--only", "linuxkit-kernel-5.4.1", *options)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from release.errors import PublishError
 from release.github import GitHub, Release
 from release.http import Http, bytes_digest
 from release.latest import Latest, Line, Reader, Wanted
-from release.layers import read_file_layer
 from release.plan import Observed
+from release.receipt import Part, Receipt
 from release.reference import Digest, Platform, Reference
 from release.registry import Registry
 from release.versions import MAX_LAYERS, Entry
@@ -28,7 +28,9 @@ from tests.lab.module_images import (
     ARM64,
     LOADER,
     REPOSITORY,
+    catalogue,
     entry,
+    labels,
     layer,
     put,
     release,
@@ -58,16 +60,32 @@ class Scene:
         self.github = GitHub(Http(), server.url, "me/zfs", None)
 
     def wanted(
-        self, entries: Iterable[Entry], *, kernels: int = 100, releases: Iterable[Release] = ()
+        self, entries: Iterable[Entry], *, kernels: int = 100, receipts: bool = True
     ) -> Wanted:
         entries = tuple(entries)
-        observed = Observed(
-            frozenset(one.slug for one in entries), (*releases, *map(release, entries))
-        )
+        releases = [
+            replace(self.release(one) if receipts else release(one), id=number)
+            for number, one in enumerate(entries)
+        ]
+        observed = Observed(frozenset(one.slug for one in entries), tuple(releases))
         return Wanted.of(entries, observed, kernels)
 
+    def release(self, one: Entry) -> Release:
+        """The release of a kernel, with the receipt of what is behind its tag now."""
+        reference = self.image.with_tag(one.slug)
+        document = self.registry.get(reference)
+        parts = {
+            platform: Part(
+                digest,
+                labels(one, platform)["install-zfs.kernel-release"],
+                labels(one, platform)["install-zfs.kernel-banner"],
+            )
+            for platform, digest in self.registry.platforms(reference, document).items()
+        }
+        return release(one, body=str(Receipt(one, document.digest, None, parts, {})))
+
     def build(self, wanted: Wanted) -> Latest:
-        before = latest.read_before(self.registry, self.image)
+        before = latest.read_before(self.registry, self.image.with_tag("latest"))
         return latest.build(wanted, Reader(self.registry, self.image, self.github, before))
 
     def bring(self, wanted: Wanted) -> bool:
@@ -98,9 +116,7 @@ def modules(one: Entry, platform: Platform = AMD64) -> Digest:
 
 
 def lines(made: Latest) -> list[Line]:
-    return [
-        Line.parse(x) for x in read_file_layer(made.catalogue, "catalogue").decode().splitlines()
-    ]
+    return catalogue(made.catalogue)
 
 
 def test_it_holds_every_kernel_s_layer_as_it_was_tested(scene: Scene) -> None:
@@ -141,8 +157,7 @@ def test_the_catalogue_says_where_each_kernel_is(scene: Scene) -> None:
         (BOTH.slug, "aarch64"),
         (OLD.slug, "x86_64"),
     ]
-    text = read_file_layer(made.catalogue, "catalogue").decode()
-    assert text.splitlines()[-1].split("\t") == [
+    assert str(lines(made)[-1]).split("\t") == [
         "x86_64",
         "5.4.1-linuxkit",
         "2.1.5",
@@ -268,18 +283,40 @@ def test_a_new_kernel_costs_its_own_reads_and_gives_the_same_bytes(scene: Scene)
     scene.server.requests.clear()
     made = scene.build(wanted)
     read = [one.path for one in scene.server.requests if "manifests" in one.path]
+    (member,) = (one for one in wanted.members if one.entry == new)
+    assert member.part
     assert read == [
         f"/v2/{REPOSITORY}/manifests/latest",
         *[read[1]],
-        f"/v2/{REPOSITORY}/manifests/{new.slug}",
+        f"/v2/{REPOSITORY}/manifests/{member.part.manifest}",
     ]
     assert made.to_boot[AMD64][0].entry == new
     del scene.server.manifests[REPOSITORY]["latest"]
     assert scene.build(wanted).document == made.document
 
 
+def test_the_image_that_was_published_is_taken_wherever_its_tag_points(scene: Scene) -> None:
+    for one in (OLD, NEW):
+        put(scene.server, one)
+    wanted = scene.wanted([OLD, NEW])
+    made = scene.build(wanted)
+    put(scene.server, replace(NEW, zfs="2.2.0"))
+    scene.server.manifests[REPOSITORY][OLD.slug] = scene.server.manifests[REPOSITORY][NEW.slug]
+    assert scene.build(wanted).document == made.document
+    assert made.left_out == ()
+
+
+def test_a_release_that_lost_its_receipt_gives_the_same(scene: Scene) -> None:
+    for one in (OLD, BOTH):
+        put(scene.server, one, with_userland=True)
+    wanted = scene.wanted([OLD, BOTH])
+    without = scene.wanted([OLD, BOTH], receipts=False)
+    assert without.fingerprint == wanted.fingerprint
+    assert scene.build(without).document == scene.build(wanted).document
+
+
 def test_it_is_booted_with_a_kernel_that_can_be_booted(scene: Scene) -> None:
-    captured = dataclasses.replace(NEW, smoke="host")
+    captured = replace(NEW, smoke="host")
     for one in (OLD, captured):
         put(scene.server, one)
     made = scene.build(scene.wanted([OLD, captured]))
@@ -306,8 +343,8 @@ def test_nothing_that_was_not_published_gets_in(scene: Scene) -> None:
 
 def test_an_image_that_is_not_its_release_s_is_left_out(scene: Scene) -> None:
     put(scene.server, OLD)
-    put(scene.server, dataclasses.replace(NEW, zfs="2.2.0"))
-    wanted = scene.wanted([OLD, NEW])
+    put(scene.server, replace(NEW, zfs="2.2.0"))
+    wanted = scene.wanted([OLD, NEW], receipts=False)
     made = scene.build(wanted)
     (error,) = made.left_out
     assert error.summary.endswith(f"{NEW.slug}: has ZFS 2.2.0, and its release ZFS 2.1.5")
@@ -323,6 +360,8 @@ def test_an_image_of_another_kernel_is_refused(scene: Scene) -> None:
     put(scene.server, OLD)
     digest = scene.server.manifests[REPOSITORY].pop(OLD.slug)
     scene.server.manifests[REPOSITORY][NEW.slug] = digest
+    with pytest.raises(PublishError, match="is the image of another kernel"):
+        scene.build(scene.wanted([NEW], receipts=False))
     with pytest.raises(PublishError, match="is the image of another kernel"):
         scene.build(scene.wanted([NEW]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,13 @@ from release import bounded, build, guest, publish
 from release.boot import Emulator
 from release.guest import Command
 from release.http import Http
-from release.latest import Line
 from release.layout import Layout
 from release.reference import Platform, Reference, parse_digest
 from release.registry import Registry
 from release.resolve import Kernel
 from release.world import World as PipelineWorld
 from tests.lab.built import Built
+from tests.lab.module_images import catalogue
 from tests.lab.setup import Setup, requests_by_host
 from tests.lab.world import LabKernel
 
@@ -40,13 +39,6 @@ def pulled(setup: Setup, tag: str, to: Path) -> Layout:
         client.images.remove(reference, force=True)
     bounded.unpack(to.with_suffix(".tar"), to)
     return Layout(to)
-
-
-def catalogue(layout: Layout) -> list[Line]:
-    with tarfile.open(layout.layers[-1]) as tar:
-        file = tar.extractfile("catalogue")
-        assert file
-        return [Line.parse(line) for line in file.read().decode().splitlines()]
 
 
 def test_latest_loads_on_each_kernel_its_own_modules(
@@ -82,7 +74,7 @@ def test_latest_loads_on_each_kernel_its_own_modules(
     # Of each kernel its modules; the loader and the commands of ZFS are the same for both.
     assert len(layers) == 5
 
-    lines = catalogue(layout)
+    lines = catalogue(layout.layers[-1].read_bytes())
     assert {line.slug for line in lines} == {entry.slug for entry in setup.load().kernels}
     for line in lines:
         asset = requests.get(line.url, timeout=30).content

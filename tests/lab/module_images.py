@@ -13,6 +13,7 @@ from typing import Any
 
 from release.github import Asset, Release
 from release.http import bytes_digest
+from release.latest import CATALOGUE, Line
 from release.layout import Layout
 from release.plan import SUMS, asset_name, git_tag
 from release.reference import Digest, Platform, Reference, architecture
@@ -39,6 +40,20 @@ def layer(files: Mapping[str, bytes]) -> tuple[bytes, Digest]:
             tar.addfile(member, io.BytesIO(content))
     raw = buffer.getvalue()
     return gzip.compress(raw, mtime=0), bytes_digest(raw)
+
+
+def catalogue(blob: bytes) -> list[Line]:
+    """The lines of the layer with the catalogue."""
+    with tarfile.open(fileobj=io.BytesIO(blob)) as tar:
+        file = tar.extractfile(CATALOGUE)
+        assert file
+        return [_line(*line.split("\t", 7)) for line in file.read().decode().splitlines()]
+
+
+def _line(
+    arch: str, release: str, zfs: str, slug: str, size: str, sha256: str, url: str, banner: str
+) -> Line:
+    return Line(arch, release, zfs, slug, int(size), sha256, url, banner)
 
 
 LOADER = layer({"bin/busybox": b"busybox", "install-zfs": b"loader"})
@@ -151,7 +166,9 @@ def built(
     return layout
 
 
-def release(one: Entry, *platforms: Platform, draft: bool = False, salt: str = "") -> Release:
+def release(
+    one: Entry, *platforms: Platform, draft: bool = False, salt: str = "", body: str = ""
+) -> Release:
     """The release of a kernel."""
     git = git_tag(one.slug, one.zfs or "")
 
@@ -169,7 +186,7 @@ def release(one: Entry, *platforms: Platform, draft: bool = False, salt: str = "
         draft=draft,
         prerelease=False,
         immutable=False,
-        body="",
+        body=body,
         url="",
         upload_url="",
         created=None,
