@@ -14,6 +14,7 @@ import io
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tarfile
@@ -254,6 +255,12 @@ class Recorded:
         """The maintainer lets a newer ZFS take the place of what is published."""
         text = self.path.read_text()
         self.path.write_text(text.replace("openzfs:\n", "openzfs:\n  policy: latest\n"))
+
+    def forget(self) -> None:
+        """The next run is on a machine that knows nothing of the one before."""
+        shutil.rmtree(self.path.with_name("cache"), ignore_errors=True)
+        self.engine.images.clear()
+        self.engine.containers.clear()
 
     def load(self) -> versions.Versions:
         return versions.load(self.path)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,14 +72,7 @@ def empty(setup: Recorded, kernel: Kernel) -> None:
     setup.releases.git_tags.clear()
     entry = f"  - image: {kernel.reference}\n    desktop: [4.13.0]\n"
     setup.write_versions(entry, on_the_spot=True)
-    forget(setup)
-
-
-def forget(setup: Recorded) -> None:
-    """The next run is on a machine that knows nothing of the one before."""
-    shutil.rmtree(setup.path.parent / "cache", ignore_errors=True)
-    setup.engine.images.clear()
-    setup.engine.containers.clear()
+    setup.forget()
 
 
 def test_killed_at_every_effect_and_run_again_is_as_if_never_killed(
@@ -119,7 +111,7 @@ def every_point(
             assert process.exitcode == -9, f"the run ended before effect {n} of {total}"
             effects.resume()
             if n % 2:
-                forget(setup)
+                setup.forget()
             again = setup.run("sync")
             assert again.exit_code == 0, f"after a kill {phase} effect {n} of {total}: {again}"
             assert Published.by(setup) == whole, f"after a kill {phase} effect {n} of {total}"
@@ -161,7 +153,7 @@ def test_a_repair_killed_at_every_effect_is_repaired(
 
     def begin() -> None:
         sound.bring_back(setup)
-        forget(setup)
+        setup.forget()
         damage(setup)
 
     # What is out there before an effect is what was there after the one before it.

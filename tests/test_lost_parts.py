@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def of(setup: Recorded, tag: str, architecture: str) -> str:
 
 def run_on(setup: Recorded, architecture: str, *arguments: str) -> None:
     """A run on another machine, which knows nothing of those before."""
-    shutil.rmtree(setup.path.parent / "cache", ignore_errors=True)
+    setup.forget()
     setup.machine = MACHINES[architecture]
     run = setup.run("sync", *arguments)
     assert run.exit_code == 0, run
@@ -137,7 +136,7 @@ def test_latest_does_without_a_kernel_whose_image_is_gone(setup: Recorded) -> No
         if architecture != ATTESTATION:
             del images(setup)[digest]
     del images(setup)["latest"]
-    shutil.rmtree(setup.path.parent / "cache")
+    setup.forget()
     # It was not looked at behind the kernel's tag in this run.
     run = setup.run("sync")
     assert run.exit_code == 0, run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,7 +145,7 @@ def test_what_is_left_of_one_platform_comes_back_without_the_other(shop: Shop, d
         release.put_asset(asset_name(slug, ARM64), b"something else")
     else:
         release.assets = [one for one in release.assets if "arm64" not in one.name]
-    shutil.rmtree(shop.setup.path.parent / "cache")
+    shop.setup.forget()
     shop.break_arm64()
     run = shop.setup.run("sync", *BOTH)
     assert run.exit_code == 1, run
@@ -199,7 +198,7 @@ def test_latest_is_booted_for_every_platform_that_the_machine_can_emulate(shop: 
         assert shop.setup.run("sync").exit_code == 0
     before = shop.setup.tags()
     del shop.setup.registry.manifests[IMAGES]["latest"]
-    shutil.rmtree(shop.setup.path.parent / "cache")
+    shop.setup.forget()
     shop.setup.machine = "x86_64"
     run = shop.setup.run("sync")
     assert run.exit_code == 0, run
@@ -263,7 +262,7 @@ def halfway(shop: Shop) -> Shop:
     shop.break_arm64()
     run = shop.setup.run("sync", *BOTH)
     assert statuses(run) == {AMD64: "published", ARM64: "failed"}, run
-    shutil.rmtree(shop.setup.path.parent / "cache")
+    shop.setup.forget()
     return shop
 
 
@@ -395,7 +394,7 @@ def leapt(shop: Shop) -> Shop:
 
 
 def run_on(shop: Shop, machine: str, *arguments: str) -> Run:
-    shutil.rmtree(shop.setup.path.parent / "cache", ignore_errors=True)
+    shop.setup.forget()
     shop.setup.machine = machine
     return shop.setup.run("sync", *arguments)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import replace
@@ -55,13 +54,9 @@ def setup(tmp_path: Path, registry: SmallRegistry | RealRegistry) -> Iterator[Re
         assert run.exit_code == 0, run
         assert [one["status"] for one in run.outcomes] == ["published"], run
         assert "repaired" not in run.stdout
-        forget(setup)
+        setup.forget()
         yield setup
         assert setup.violations == []
-
-
-def forget(setup: Recorded) -> None:
-    shutil.rmtree(setup.path.parent / "cache")
 
 
 def release(setup: Recorded) -> Release:
@@ -490,7 +485,7 @@ def test_what_could_not_be_looked_at_is_not_damaged(setup: Recorded, status: int
     (other,) = (one for one in setup.releases.releases if "5.4.40" in one.tag_name)
     name = asset_names("linuxkit-kernel-5.4.40", native_platform())[0]
     other.put_asset(name, None)
-    forget(setup)
+    setup.forget()
     match = "HEAD .*/manifests/(desktop-4.13.0|latest)$"
     setup.registry.fail(match, Response(status), times=None)
     run = setup.run("sync", "--verify")
@@ -513,7 +508,7 @@ def both(tmp_path: Path) -> Iterator[Recorded]:
         for setup.machine in ("x86_64", "aarch64"):
             run = setup.run("sync")
             assert run.exit_code == 0, run
-            forget(setup)
+            setup.forget()
         yield setup
         assert setup.violations == []
 
