@@ -64,7 +64,7 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import behind, move_tags, run, unsigned_tags
+from release.sync import Behind, behind, move_tags, run, unsigned_tags
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
@@ -244,10 +244,11 @@ def sync(
         tried = {job.key: job.zfs for job in planned.jobs} if planned else {}
         draw = partial(seen.plan, world, entries, force=force, tried=tried)
         targets, unread = draw()
-        late, unseen = behind(world, entries, observed, whole=verify)
+        tags = behind(world, entries, observed, whole=verify)
+        late, unseen = tags.late, tags.failures
         if subjects:
             # Who publishes for a plan is not idle, or was called by one that found something.
-            unsigned = seen.unsigned(world, targets, late, idle=not expected)
+            unsigned = seen.unsigned(world, targets, tags, idle=not expected)
             unseen += unsigned.failures
             late += unsigned.tags
             if unsigned.slugs:
@@ -300,9 +301,9 @@ class _Unsigned:
     not be found out of others.
     """
 
-    slugs: frozenset[str]
-    tags: Sequence[str]
-    failures: Sequence[ReleaseError]
+    slugs: frozenset[str] = frozenset()
+    tags: tuple[str, ...] = ()
+    failures: tuple[ReleaseError, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -340,7 +341,7 @@ class _Seen:
         )
 
     def unsigned(
-        self, world: World, targets: Iterable[Target], late: Collection[str], *, idle: bool = True
+        self, world: World, targets: Iterable[Target], tags: Behind, *, idle: bool = True
     ) -> _Unsigned:
         """What was to be signed, and is not. A run with nothing to do looks at one thing, drawn by
         lot, and that in turn with tags only.
@@ -350,7 +351,7 @@ class _Seen:
         """
         asked: Collection[str] = (_KERNELS, latest.TAG, onthespot.IMAGE_TAG)
         to_do = any(target.to_do for target in targets)
-        if idle and not (self.verify or to_do or late or self.news.worth_recording):
+        if idle and not (self.verify or to_do or tags.late or self.news.worth_recording):
             asked = drift.share(asked, world.minute) if self.turn else ()
         slugs: frozenset[str] = frozenset()
         failures: list[ReleaseError] = []
@@ -358,10 +359,10 @@ class _Seen:
             slugs, failures = world.unsigned(
                 self.entries, self.observed, chosen=self.chosen, whole=self.verify
             )
-        tags, unread = unsigned_tags(
-            world, self.entries, self.observed, [one for one in asked if one not in late]
+        found, unread = unsigned_tags(
+            world, tags.there, [one for one in asked if one not in tags.late]
         )
-        return _Unsigned(slugs, tags, [*failures, *unread])
+        return _Unsigned(slugs, found, (*failures, *unread))
 
 
 def _look(
@@ -382,9 +383,11 @@ def _look(
     return _Seen(news, observed, entries, desktop, chosen, turn, verify, unread)
 
 
-def _tell_behind(world: World, late: Iterable[str]) -> None:
+def _tell_behind(world: World, late: Iterable[str], unsigned: Iterable[str] = ()) -> None:
     for image_tag in late:
         click.echo(f"{world.versions.image}:{image_tag} is behind; sync brings it up to date")
+    for image_tag in unsigned:
+        click.echo(f"{world.versions.image}:{image_tag} was not signed; it is made again")
 
 
 @cli.command("poll")
@@ -445,11 +448,11 @@ def plan_(
         targets, unread = draw(entries)
         unfound: list[ReleaseError] = []
         kept: frozenset[Key] = frozenset()
-        late, unseen = behind(world, entries, observed, whole=verify)
+        tags = behind(world, entries, observed, whole=verify)
+        unsigned = _Unsigned()
         if to:
-            unsigned = seen.unsigned(world, targets, late)
+            unsigned = seen.unsigned(world, targets, tags)
             unfound += unsigned.failures
-            late += unsigned.tags
             world.record(news)
             unfound += world.find_platforms(world.share(targets, observed, limit=limit).targets)
             targets, unread = draw(world.versions.kernels, unsigned=unsigned.slugs)
@@ -458,7 +461,8 @@ def plan_(
         if to:
             kept, unsure = world.without_builds(targets)
             unfound += unsure
-        failures = (*news.failures, *seen.failures, *unread, *unseen, *unfound)
+        failures = (*news.failures, *seen.failures, *unread, *tags.failures, *unfound)
+        late = (*tags.late, *unsigned.tags)
         for error in failures:
             report.fail(error)
         _tell(report, news)
@@ -482,7 +486,7 @@ def plan_(
     table(("ACTION", "KERNEL", "PLATFORMS", "REASON"), rows)
     if said := str(share):
         click.echo(said)
-    _tell_behind(world, late)
+    _tell_behind(world, tags.late, unsigned.tags)
     _show_left_out(news.kernels)
     stands = outlook(targets, world.versions.image)
     write_json(stands, json_to, failures=as_data(failures), whole=verify, behind=late)
@@ -657,8 +661,8 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             observed = world.observe()
         entries = world.versions.kernels
         targets, unread = world.plan(entries, observed, desktop=world.desktops(entries))
-        late, unseen = behind(world, entries, observed)
-        unread += [*(news.failures if news else ()), *unseen]
+        tags = behind(world, entries, observed)
+        unread += [*(news.failures if news else ()), *tags.failures]
         for error in unread:
             report.fail(error)
         _warn(report, world)
@@ -677,7 +681,7 @@ def status(path: Path, json_to: Path | None, all_tags: bool, desktops: bool) -> 
             for target in targets
         ],
     )
-    _tell_behind(world, late)
+    _tell_behind(world, tags.late)
     click.echo(world.state.age(world.today))
     if world.stopped:
         click.echo(f"publishing is stopped: {STOP} is set to {world.stopped!r}")
@@ -893,18 +897,16 @@ def _work(
         else:
             targets = [replace(target, missing=(step.name.lower(),)) for target in targets]
         to_do = any(target.to_do for target in targets)
-        late: list[str] = []
-        if step is Step.PUBLISH:
-            late, unseen = behind(world, entries, observed)
-            unread += unseen
-        if to_do or late:
+        tags = behind(world, entries, observed) if step is Step.PUBLISH else Behind()
+        if to_do or tags.late:
             world.preflight(step)
             to_do = True
         _warn(report, world, targets)
         outcomes = run(world, targets, observed, step, jobs=jobs, report=report)
         unmoved: dict[str, ReleaseError] = {}
         if step is Step.PUBLISH and to_do:
-            unmoved = move_tags(world, late, outcomes, observed, report)
+            unmoved = move_tags(world, tags.late, outcomes, observed, report)
+        unread += tags.failures
         for error in unread:
             report.fail(error)
         report.requests(world.http.requests)

@@ -76,14 +76,14 @@ class Member:
     """A kernel that is published for a platform, as the list of releases shows it.
 
     Attributes:
-        part: what its receipt says of its image; None where the release lost it.
+        part: what the receipt says of its image.
     """
 
     entry: Entry
     platform: Platform
     release: Release
     asset: Asset
-    part: receipt.Part | None = None
+    part: receipt.Part
 
     @property
     def key(self) -> tuple[str, Platform]:
@@ -128,6 +128,9 @@ class Wanted:
                 one.asset.size,
                 one.asset.digest,
                 one.asset.download_url,
+                one.part.manifest,
+                one.part.kernel_release,
+                one.part.kernel_banner,
             ]
             for one in self.members
         ]
@@ -152,29 +155,37 @@ def _members(
         if release is None or release.draft:
             continue
         own = observed.receipt(entry, entry.zfs)
+        if not own:
+            continue
         older = observed.older(entry, platforms)
         for platform in sorted(entry.platforms):
             # Of a platform that has no newer ZFS yet, an older one.
             one = older.get(platform)
             known = replace(entry, zfs=one.receipt.entry.zfs) if one else entry
             of, said = (one.release, one.receipt) if one else (release, own)
-            if asset := find_asset(of, entry.slug, platform):
-                yield Member(
-                    known, platform, of, asset, said.platforms.get(platform) if said else None
-                )
+            asset, part = find_asset(of, entry.slug, platform), said.platforms.get(platform)
+            if asset and part:
+                yield Member(known, platform, of, asset, part)
 
 
-def is_behind(registry: Registry, image: Reference, wanted: Wanted, *, whole: bool = False) -> bool:
-    """Whether ``latest`` is not what it has to be. Two HEADs, and no pull.
+def is_behind(
+    registry: Registry,
+    image: Reference,
+    wanted: Wanted,
+    there: Digest | None,
+    *,
+    whole: bool = False,
+) -> bool:
+    """Whether ``latest`` is not what it has to be. One HEAD, and no pull.
 
     Args:
+        there: what its tag points to.
         whole: look at all that its index holds, too.
     """
     if not wanted.members:
         return False
-    reference = image.with_tag(TAG)
-    return not is_made_from(registry, reference, wanted.fingerprint) or (
-        whole and bool(lost(registry, reference))
+    return not is_made_from(registry, image, there, wanted.fingerprint) or (
+        whole and bool(lost(registry, image.with_tag(TAG)))
     )
 
 
@@ -278,42 +289,36 @@ class Reader:
     image: Reference
     github: GitHub
     before: Mapping[tuple[str, Platform], Part]
-    _images: dict[tuple[str, Platform], tuple[Document, Image]] = field(default_factory=dict)
+    _images: dict[tuple[str, Platform], Image] = field(default_factory=dict)
 
     def line(self, member: Member) -> Line:
         """The catalogue's line for a member.
 
         Raises:
-            PublishError: its image, where that has to be asked, is not the one of its release.
+            PublishError: the release does not say which digest its asset has.
         """
-        if part := member.part:
-            kernel_release, kernel_banner = part.kernel_release, part.kernel_banner
-        else:
-            labels = self.read(member).labels
-            kernel_release = labels["install-zfs.kernel-release"]
-            kernel_banner = labels["install-zfs.kernel-banner"]
         assert member.entry.zfs
         return Line(
             machine(member.platform),
-            kernel_release,
+            member.part.kernel_release,
             member.entry.zfs,
             member.entry.slug,
             member.asset.size,
             self._sha256(member),
             member.asset.download_url,
-            kernel_banner,
+            member.part.kernel_banner,
         )
 
     def is_new(self, member: Member) -> bool:
         """Whether the present ``latest`` does not have this very image."""
         known = self.before.get(member.key)
-        return not known or not member.part or known.manifest != member.part.manifest
+        return not known or known.manifest != member.part.manifest
 
     def part(self, member: Member) -> Part:
         """The layers of a member."""
         if not self.is_new(member):
             return self.before[member.key]
-        manifest, image = self._read(member)
+        image = self.read(member)
         modules, userland = image.of(Kind.KERNELS), image.of(Kind.USERLAND)
         if len(modules) != 1 or len(userland) > 1:
             raise PublishError(
@@ -322,59 +327,45 @@ class Reader:
             )
         return Part(
             member.entry.slug,
-            manifest.digest,
+            member.part.manifest,
             modules[0],
             userland[0] if userland else None,
             image.labels[_CREATED],
         )
 
     def read(self, member: Member) -> Image:
-        """The published image of a member: the one that its receipt names, else what its tag
-        points to.
+        """The image of a member that its receipt names, wherever its tags point.
 
         Raises:
-            PublishError: it is another kernel's, or of another ZFS.
+            NotFoundError: it is gone.
+            PublishError: it is not what the receipt says.
         """
-        return self._read(member)[1]
-
-    def _read(self, member: Member) -> tuple[Document, Image]:
         if member.key not in self._images:
-            manifest = self._manifest_of(member)
-            self._images[member.key] = manifest, self._image(member, manifest)
+            self._images[member.key] = self._read(member)
         return self._images[member.key]
 
-    def _manifest_of(self, member: Member) -> Document:
-        if member.part:
-            return self._manifest(member.part.manifest)
-        reference = self.image.with_tag(member.entry.slug)
-        document = self.registry.get(reference)
-        digest = self.registry.platforms(reference, document).get(member.platform)
-        if digest is None:
-            raise PublishError(f"is not there for {member.platform}", on=str(reference))
-        return document if digest == document.digest else self._manifest(digest)
-
-    def _image(self, member: Member, manifest: Document) -> Image:
-        reference = self.image.with_tag(member.entry.slug)
+    def _read(self, member: Member) -> Image:
+        part, reference = member.part, self.image.with_tag(member.entry.slug)
+        manifest = self.registry.get(self.image.at(part.manifest))
         image = Image.read(
             manifest,
             self.registry.config(reference, manifest),
             lambda layer: self.registry.blob(self.image, layer, first=START_BYTES),
         )
-        kernel = image.labels.get("install-zfs.kernel-digest")
-        if kernel != member.entry.platforms[member.platform]:
+        said = {
+            "install-zfs.kernel-digest": member.entry.platforms[member.platform],
+            "install-zfs.kernel-release": part.kernel_release,
+            "install-zfs.kernel-banner": part.kernel_banner,
+            "install-zfs.zfs-version": member.entry.zfs,
+        }
+        if wrong := {name for name, value in said.items() if image.labels.get(name) != value}:
+            name = min(wrong)
             raise PublishError(
-                "is the image of another kernel",
-                on=str(reference),
-                detail=f"expected {member.entry.platforms[member.platform]}\nfound    {kernel}",
-            )
-        if (zfs := image.labels.get("install-zfs.zfs-version")) != member.entry.zfs:
-            raise PublishError(
-                f"has ZFS {zfs}, and its release ZFS {member.entry.zfs}", on=str(reference)
+                "is the image of another kernel, or has another ZFS, than its release says",
+                on=str(self.image.at(part.manifest)),
+                detail=f"{name}\nexpected {said[name]}\nfound    {image.labels.get(name)}",
             )
         return image
-
-    def _manifest(self, digest: Digest) -> Document:
-        return self.registry.get(self.image.at(digest))
 
     def _sha256(self, member: Member) -> str:
         """The digest of the release's asset, of GitHub or else of ``SHA256SUMS``."""

@@ -151,36 +151,40 @@ def tar(cache: Path) -> Path:
 # Publishing it
 
 
-def is_behind(world: World, *, whole: bool = False) -> bool:
-    """Whether the published image is not what it has to be. Two HEADs, and no pull.
+def is_behind(world: World, there: Digest | None, *, whole: bool = False) -> bool:
+    """Whether the published image is not what it has to be. One HEAD, and no pull.
 
     Args:
+        there: what its tag points to.
         whole: look at all that its index holds, too.
 
     Raises:
         UpstreamError: the releases of OpenZFS, or the registry, could not be read.
     """
-    if not world.versions.on_the_spot:
-        return False
     wanted = recipe(world)
-    reference, mark = wanted.image.with_tag(IMAGE_TAG), _mark(wanted, native_platform())
-    return not is_made_from(world.registry, reference, mark) or (
-        whole and bool(lost(world.registry, reference))
+    mark = _mark(wanted, native_platform())
+    return not is_made_from(world.registry, wanted.image, there, mark) or (
+        whole and bool(lost(world.registry, wanted.image.with_tag(IMAGE_TAG)))
     )
 
 
-def is_unsigned(world: World) -> bool:
-    """Whether this machine's part of the published image was never signed; no other machine can
-    make that up.
+def is_unsigned(world: World, there: Digest) -> bool:
+    """Whether the run that published the image did not live to have it signed. An index that holds
+    what another machine published is never signed: then it is the image of this one's platform.
+
+    Args:
+        there: what its tag points to.
 
     Raises:
         UpstreamError: the registry, or GitHub, could not be read.
     """
-    reference = world.versions.image.with_tag(IMAGE_TAG)
-    document = world.registry.find(reference) if world.versions.on_the_spot else None
+    if world.is_signed(there):
+        return False
+    reference = world.versions.image.at(there)
+    document = world.registry.find(reference)
     found = world.registry.platforms(reference, document) if document else {}
-    there = found.get(native_platform())
-    return there is not None and not world.is_signed(there)
+    mine = found.pop(native_platform(), None)
+    return mine is not None and (not found or not world.is_signed(mine))
 
 
 def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> list[Subject]:
@@ -188,8 +192,8 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
     for one that :func:`is_behind`, or was not signed.
 
     Args:
-        signs: whether it is signed then. Nothing but the registry says who made an image that is
-            there, so what nobody signed is made here once more.
+        signs: whether it is signed then. Nothing but the registry says what an image that is there
+            was made from, so it is made here once more.
 
     Returns:
         What there is to sign: the index only where no platform in it is somebody else's word.
@@ -202,12 +206,9 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
     reference = wanted.image.with_tag(IMAGE_TAG)
     before = registry.find(reference)
     there = _there(world, reference, before) if before else {}
-    unsigned = signs and platform in there and not world.is_signed(there[platform].digest)
-    believed = (
-        not before or there.keys() <= {platform} or (signs and world.is_signed(before.digest))
-    )
+    signed = signs and before is not None and world.is_signed(before.digest)
     # Somebody else may have moved the tag for another platform, with this one's image in it.
-    known = None if unsigned else there.get(platform)
+    known = None if signs else there.get(platform)
     if known and Record(known.digest, mark).is_in(registry, wanted.image):
         made = known
     else:
@@ -219,21 +220,23 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
         registry.put(wanted.image.at(made.digest), made)
     # What attests another platform's image, and is lost, comes back from a machine of that one.
     descriptors = publish.attested(registry, reference, before) if before else {}
-    if made is not known or made.digest not in descriptors:
+    if signs or made.digest not in descriptors:
         attestation = attest(_made(world, wanted, platform, made))
         publish.put_attestation(registry, wanted.image, attestation)
         descriptors[made.digest] = attestation.descriptor
     document = publish.index({**there, platform: made}, descriptors)
-    repaired = repair(registry, reference, Record(document.digest, mark), unsigned=unsigned)
+    repaired = repair(
+        registry, reference, Record(document.digest, mark), unsigned=signs and not signed
+    )
     for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
     does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"
     report.say(f"{reference}: {does}" + (f"; {repaired}" if repaired else ""))
-    mine = [] if made is known else [made.digest]
-    index = [document.digest] if believed else []
-    return [Subject(str(wanted.image), digest) for digest in (*mine, *index)]
+    ours = signed or there.keys() <= {platform}
+    digests = (made.digest, document.digest) if ours else (made.digest,)
+    return [Subject(str(wanted.image), digest) for digest in digests]
 
 
 def _made(world: World, wanted: Recipe, platform: Platform, manifest: Document) -> Made:

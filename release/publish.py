@@ -70,6 +70,7 @@ def push(
     others: Sequence[Built] = (),
     *,
     tags: bool = True,
+    believed: Collection[Digest] | None = None,
 ) -> Pushed:
     """Pushes what was built, and moves the tag ``slug`` to it.
 
@@ -82,6 +83,7 @@ def push(
         others: what was brought back of other platforms, which the receipt does not have: taken
             where the tag has nothing, or an older ZFS, for them.
         tags: whether tags are moved; the images are there by their digests otherwise.
+        believed: what may be kept of what the tag leads to; None for all that says it is ours.
 
     Raises:
         PublishError: a tag reads back differently.
@@ -99,8 +101,9 @@ def push(
         verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
     elif not document:
         fill = {one.platform: one.layout.manifest for one in others}
-        document = _push_index(registry, reference, kernel, manifests, labels, fill)
-    modules = _push_modules(registry, image, slug, kernel, built, others, tags=tags)
+        document = _push_index(registry, reference, kernel, manifests, labels, fill, believed)
+    reference = image.with_tag(modules_tag(slug)) if tags else image
+    modules = _push_modules(registry, reference, kernel, built, others, believed)
     return Pushed(document, modules)
 
 
@@ -152,7 +155,8 @@ def _push_index(
     kernel: Kernel,
     manifests: Mapping[Platform, Document],
     labels: Mapping[Platform, Mapping[str, str]],
-    fill: Mapping[Platform, Document] = MappingProxyType({}),
+    fill: Mapping[Platform, Document],
+    believed: Collection[Digest] | None,
 ) -> Document:
     """Points a tag to manifests that are there, each with what attests it, beside those of other
     platforms that others pushed before.
@@ -161,12 +165,16 @@ def _push_index(
         reference: without a tag, the index is there by its digest alone.
         labels: of the manifests' images.
         fill: manifests of other platforms, where the tag has none, or an older ZFS, for them.
+        believed: what may be kept of what the tag leads to; None for all that says it is ours.
     """
     descriptors: dict[Digest, Mapping[str, Any]] = {}
     there: dict[Platform, Document] = {}
     if reference.tag and len(kernel.platforms) > 1 and (before := registry.find(reference)):
         there = _published_in(before, registry, reference, kernel)
         descriptors = attested(registry, reference, before)
+        if believed is not None:
+            there = {p: one for p, one in there.items() if one.digest in believed}
+            descriptors = {of: one for of, one in descriptors.items() if one["digest"] in believed}
     for platform, manifest in fill.items():
         # Another machine may have published a newer one meanwhile; an older one is damage.
         held = there.get(platform)
@@ -218,13 +226,11 @@ def modules_alone(built: Built) -> Assembled | None:
 
 def _push_modules(
     registry: Registry,
-    image: Reference,
-    slug: str,
+    reference: Reference,
     kernel: Kernel,
     built: Sequence[Built],
     others: Sequence[Built],
-    *,
-    tags: bool,
+    believed: Collection[Digest] | None,
 ) -> Document | None:
     """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
 
@@ -232,7 +238,7 @@ def _push_modules(
         found = {one.platform: modules_alone(one) for one in them}
         alone = {platform: assembled for platform, assembled in found.items() if assembled}
         for assembled in alone.values():
-            put_assembled(registry, image, assembled)
+            put_assembled(registry, reference, assembled)
         return {platform: assembled.manifest for platform, assembled in alone.items()}
 
     manifests = put(built)
@@ -240,8 +246,7 @@ def _push_modules(
         return None
     fill = put(others)
     labels = {one.platform: one.labels for one in built}
-    reference = image.with_tag(modules_tag(slug)) if tags else image
-    return _push_index(registry, reference, kernel, manifests, labels, fill)
+    return _push_index(registry, reference, kernel, manifests, labels, fill, believed)
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:

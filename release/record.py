@@ -60,15 +60,14 @@ class Record:
 
 
 def is_made_from(
-    registry: Registry, image: Reference, fingerprint: str, *, there: Digest | None = None
+    registry: Registry, repository: Reference, there: Digest | None, fingerprint: str
 ) -> bool:
-    """Whether what a tag points to was made from that; at most two HEADs, and no pull.
+    """Whether an image was made from that, as far as the repository says; one HEAD, and no pull.
 
     Args:
-        there: what it points to, where that is known.
+        there: the image; None for none.
     """
-    digest = there or registry.head(image)
-    return digest is not None and Record(digest, fingerprint).is_in(registry, image)
+    return there is not None and Record(there, fingerprint).is_in(registry, repository)
 
 
 def repair(registry: Registry, image: Reference, made: Record, *, unsigned: bool = False) -> str:

@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from release import child, latest, onthespot
 from release.attest import Subject
@@ -63,12 +65,14 @@ def move_latest(
     """
     image = world.versions.image
     wanted = world.wanted_latest(world.versions.kernels, observed)
-    if not late and not latest.is_behind(world.registry, image, wanted):
+    if not wanted.members:
+        return []
+    there = world.registry.head(image.with_tag(latest.TAG))
+    unsigned = signs and there is not None and not world.is_signed(there)
+    if not (late or unsigned or latest.is_behind(world.registry, image, wanted, there)):
         return []
     assert world.github
     report.step(latest.TAG, "put together")
-    there = world.registry.head(image.with_tag(latest.TAG))
-    unsigned = signs and there is not None and not world.is_signed(there)
     readable = image.at(there) if there and not unsigned else None
     before = latest.read_before(world.registry, readable) if readable else {}
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
@@ -130,59 +134,75 @@ def _smoke_latest(world: World, made: latest.Latest, platform: Platform, report:
     write_passed(world.cache, digest, line.kernel_banner, result)
 
 
+@dataclass(frozen=True)
+class Behind:
+    """What is known of the tags that are no kernel's, ``latest`` and ``build``.
+
+    Attributes:
+        late: those that are not what they have to be.
+        there: what those that there have to be point to.
+        failures: why that could not be found out of some.
+    """
+
+    late: tuple[str, ...] = ()
+    there: Mapping[str, Digest] = field(default_factory=lambda: MappingProxyType({}))
+    failures: tuple[ReleaseError, ...] = ()
+
+
 def behind(
     world: World, entries: Iterable[Entry], observed: Observed, *, whole: bool = False
-) -> tuple[list[str], list[ReleaseError]]:
-    """Which tags that are no kernel's, ``latest`` and ``build``, are not what they have to be;
-    and why that could not be found out of some.
+) -> Behind:
+    """Looks at the tags that are no kernel's. Two HEADs for each.
 
     Args:
         whole: look at all that their indexes hold, too.
     """
-    checks: dict[str, Callable[[], bool]] = {
-        latest.TAG: lambda: world.latest_is_behind(entries, observed, whole=whole),
-        onthespot.IMAGE_TAG: lambda: onthespot.is_behind(world, whole=whole),
-    }
+    wanted = world.wanted_latest(entries, observed)
+    registry, image = world.registry, world.versions.image
+    checks: dict[str, Callable[[Digest | None], bool]] = {}
+    if wanted.members:
+        checks[latest.TAG] = lambda there: latest.is_behind(
+            registry, image, wanted, there, whole=whole
+        )
+    if world.versions.on_the_spot:
+        checks[onthespot.IMAGE_TAG] = lambda there: onthespot.is_behind(world, there, whole=whole)
     late: list[str] = []
+    found: dict[str, Digest] = {}
     failures: list[ReleaseError] = []
     for image_tag, is_behind in checks.items():
         try:
-            late += [image_tag] if is_behind() else []
+            there = registry.head(image.with_tag(image_tag))
+            found |= {image_tag: there} if there else {}
+            late += [image_tag] if is_behind(there) else []
         except (UpstreamError, NotFoundError, PreflightError) as error:
             failures.append(error)
-    return late, failures
+    return Behind(tuple(late), found, tuple(failures))
 
 
 def unsigned_tags(
-    world: World, entries: Iterable[Entry], observed: Observed, asked: Collection[str]
-) -> tuple[list[str], list[ReleaseError]]:
-    """Which tags that are no kernel's point to what nobody signed, where the runs that make it
-    have it signed; and why that could not be found out of some.
+    world: World, there: Mapping[str, Digest], asked: Collection[str]
+) -> tuple[tuple[str, ...], list[ReleaseError]]:
+    """Which tags that are no kernel's point to what the run that published it did not live to have
+    signed; and why that could not be found out of some.
 
     Args:
+        there: what they point to.
         asked: the tags to ask for.
     """
-    if not world.github:
-        return [], []
-    checks: dict[str, Callable[[], bool]] = {
-        latest.TAG: lambda: _is_latest_unsigned(world, entries, observed),
-        onthespot.IMAGE_TAG: lambda: onthespot.is_unsigned(world),
+    checks: dict[str, Callable[[Digest], bool]] = {
+        latest.TAG: lambda digest: not world.is_signed(digest),
+        onthespot.IMAGE_TAG: lambda digest: onthespot.is_unsigned(world, digest),
     }
     found: list[str] = []
     failures: list[ReleaseError] = []
-    for image_tag in sorted(checks.keys() & observed.image_tags & set(asked)):
+    for image_tag, is_unsigned in checks.items():
+        if image_tag not in asked or image_tag not in there:
+            continue
         try:
-            found += [image_tag] if checks[image_tag]() else []
+            found += [image_tag] if is_unsigned(there[image_tag]) else []
         except UpstreamError as error:
             failures.append(error)
-    return found, failures
-
-
-def _is_latest_unsigned(world: World, entries: Iterable[Entry], observed: Observed) -> bool:
-    if not world.wanted_latest(entries, observed).members:
-        return False
-    there = world.registry.head(world.versions.image.with_tag(latest.TAG))
-    return there is not None and not world.is_signed(there)
+    return tuple(found), failures
 
 
 def move_tags(

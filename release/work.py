@@ -395,7 +395,8 @@ class Work:
         # Where it is known what was published, nothing else is taken for it.
         known = target.receipt.platforms if target.receipt else {}
         # Where its own tag is lost, or somebody else's, a tag for Docker Desktop leads to it still.
-        for name in (entry.slug, *map(desktop_tag, target.desktop)):
+        names = (entry.slug, *map(desktop_tag, target.desktop)) if self._adopts else ()
+        for name in names:
             unfound = set(platforms) - there.keys() - known.keys()
             if unfound and name in self.observed.image_tags:
                 there = publish.published(world.registry, image.with_tag(name), kernel) | there
@@ -536,6 +537,13 @@ class Work:
         world = self.world
         files = world.builder.usable_files(kernel, platform, smoke=entry.smoke)
         check_machine(Engine(world.environment), files.banner or "", str(entry.image))
+
+    @property
+    def _adopts(self) -> bool:
+        """Whether images of which only the registry says that they are ours are taken for that:
+        not where they are to be signed.
+        """
+        return not self.sign and not self.hand_over
 
     def _adopt(
         self, entry: Entry, image: Reference, there: dict[Platform, Document]
@@ -713,7 +721,15 @@ class Work:
         receipt = target.receipt
         others = self.others.get(entry.slug, ()) if tags else ()
         pushed = publish.push(
-            world.registry, image, entry.slug, kernel, built, receipt, others, tags=tags
+            world.registry,
+            image,
+            entry.slug,
+            kernel,
+            built,
+            receipt,
+            others,
+            tags=tags,
+            believed=None if self._adopts else self._released(entry.slug),
         )
         self.report.step(entry.slug, "release")
         directory = world.cache / "release" / entry.slug
@@ -748,6 +764,15 @@ class Work:
                 for subject in publish.subjects(image, entry.slug, new, indexes, files):
                     self.sign(subject)
         return release, pushed
+
+    def _released(self, slug: str) -> frozenset[Digest]:
+        """What the releases of a kernel say that its tags lead to."""
+        return frozenset(
+            digest
+            for receipt in self.observed.receipts.values()
+            if receipt.entry.slug == slug
+            for digest in (*(one.manifest for one in receipt.platforms.values()), *receipt.beside)
+        )
 
     def _signed_late(self, target: Target) -> frozenset[Platform]:
         """The platforms of which an earlier run did not live to have signed what it published.

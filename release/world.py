@@ -351,7 +351,7 @@ class World:
 
     def is_turn_of_signatures(self, entries: Iterable[Entry], observed: Observed) -> bool:
         """Whether this run, if it has nothing to do, looks at a signature in place of a tag."""
-        there = bool(receipts_to_sign(entries, observed))
+        there = latest.TAG in observed.image_tags or bool(receipts_to_sign(entries, observed))
         return there and drift.is_turn_of_signatures(self.minute)
 
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
@@ -512,13 +512,6 @@ class World:
         """What ``latest`` has to hold; nothing where it is turned off."""
         held, platforms = self.versions.latest, self.versions.platforms
         return latest.Wanted.of(entries, observed, held, platforms)
-
-    def latest_is_behind(
-        self, entries: Iterable[Entry], observed: Observed, *, whole: bool = False
-    ) -> bool:
-        """Whether ``latest`` is not what is published; see :func:`release.latest.is_behind`."""
-        wanted = self.wanted_latest(entries, observed)
-        return latest.is_behind(self.registry, self.versions.image, wanted, whole=whole)
 
     def record(self, news: News) -> None:
         """Writes down what a poll found."""
