@@ -349,6 +349,8 @@ class _Seen:
         Args:
             idle: whether the run may be one with nothing to do.
         """
+        if not world.github:
+            return _Unsigned()
         asked: Collection[str] = (_KERNELS, latest.TAG, onthespot.IMAGE_TAG)
         to_do = any(target.to_do for target in targets)
         if idle and not (self.verify or to_do or tags.late or self.news.worth_recording):

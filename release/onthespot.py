@@ -169,8 +169,8 @@ def is_behind(world: World, there: Digest | None, *, whole: bool = False) -> boo
 
 
 def is_unsigned(world: World, there: Digest) -> bool:
-    """Whether the run that published the image did not live to have it signed. An index that holds
-    what another machine published is never signed: then it is the image of this one's platform.
+    """Whether this platform's image was never signed. An index of this platform alone is, too; one
+    that holds what another machine published never is.
 
     Args:
         there: what its tag points to.
@@ -178,13 +178,11 @@ def is_unsigned(world: World, there: Digest) -> bool:
     Raises:
         UpstreamError: the registry, or GitHub, could not be read.
     """
-    if world.is_signed(there):
-        return False
     reference = world.versions.image.at(there)
     document = world.registry.find(reference)
-    found = world.registry.platforms(reference, document) if document else {}
+    found = world.registry.platforms(reference, document) if document and document.is_index else {}
     mine = found.pop(native_platform(), None)
-    return mine is not None and (not found or not world.is_signed(mine))
+    return mine is None or not world.is_signed(mine if found else there)
 
 
 def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> list[Subject]:
@@ -196,7 +194,7 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
             was made from, so it is made here once more.
 
     Returns:
-        What there is to sign: the index only where no platform in it is somebody else's word.
+        What there is to sign: the index only where it has no other platform.
 
     Raises:
         ReleaseError: it stays as it was.
@@ -206,7 +204,7 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
     reference = wanted.image.with_tag(IMAGE_TAG)
     before = registry.find(reference)
     there = _there(world, reference, before) if before else {}
-    signed = signs and before is not None and world.is_signed(before.digest)
+    unsigned = signs and before is not None and is_unsigned(world, before.digest)
     # Somebody else may have moved the tag for another platform, with this one's image in it.
     known = None if signs else there.get(platform)
     if known and Record(known.digest, mark).is_in(registry, wanted.image):
@@ -225,17 +223,15 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
         publish.put_attestation(registry, wanted.image, attestation)
         descriptors[made.digest] = attestation.descriptor
     document = publish.index({**there, platform: made}, descriptors)
-    repaired = repair(
-        registry, reference, Record(document.digest, mark), unsigned=signs and not signed
-    )
+    repaired = repair(registry, reference, Record(document.digest, mark), unsigned=unsigned)
     for digest in (made.digest, document.digest):
         Record(digest, mark).put(registry, wanted.image)
     registry.put(reference, document)
     verify_image(registry, reference, document, {platform: made.digest})
     does = f"builds ZFS {', '.join(wanted.zfs)} where it runs"
     report.say(f"{reference}: {does}" + (f"; {repaired}" if repaired else ""))
-    ours = signed or there.keys() <= {platform}
-    digests = (made.digest, document.digest) if ours else (made.digest,)
+    alone = there.keys() <= {platform}
+    digests = (made.digest, document.digest) if alone else (made.digest,)
     return [Subject(str(wanted.image), digest) for digest in digests]
 
 
@@ -291,6 +287,8 @@ def _mark(wanted: Recipe, platform: Platform) -> str:
 
 def _there(world: World, reference: Reference, document: Document) -> dict[Platform, Document]:
     """The manifest of each platform that is published; an index can outlive what it names."""
-    found: dict[Platform, Digest] = world.registry.platforms(reference, document)
+    found: dict[Platform, Digest] = {}
+    if document.is_index:
+        found = world.registry.platforms(reference, document)
     manifests = ((one, world.registry.find(reference.at(at))) for one, at in found.items())
     return {platform: manifest for platform, manifest in manifests if manifest}

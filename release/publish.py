@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import lzma
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +71,7 @@ def push(
     others: Sequence[Built] = (),
     *,
     tags: bool = True,
-    believed: Collection[Digest] | None = None,
+    named: Callable[[], Collection[Digest]] | None = None,
 ) -> Pushed:
     """Pushes what was built, and moves the tag ``slug`` to it.
 
@@ -83,7 +84,8 @@ def push(
         others: what was brought back of other platforms, which the receipt does not have: taken
             where the tag has nothing, or an older ZFS, for them.
         tags: whether tags are moved; the images are there by their digests otherwise.
-        believed: what may be kept of what the tag leads to; None for all that says it is ours.
+        named: gives the images that may be kept of what the tag leads to; None for all that say
+            they are ours.
 
     Raises:
         PublishError: a tag reads back differently.
@@ -101,9 +103,12 @@ def push(
         verify_image(registry, reference, document, {p: m.digest for p, m in manifests.items()})
     elif not document:
         fill = {one.platform: one.layout.manifest for one in others}
-        document = _push_index(registry, reference, kernel, manifests, labels, fill, believed)
+        document = _push_index(registry, reference, kernel, manifests, labels, fill, named)
+    made = {one.platform: modules_alone(one) for one in (*others, *built)}
+    if named:
+        made = _kept_alone(registry, image, document, made) | made
     reference = image.with_tag(modules_tag(slug)) if tags else image
-    modules = _push_modules(registry, reference, kernel, built, others, believed)
+    modules = _push_modules(registry, reference, kernel, labels, made, named)
     return Pushed(document, modules)
 
 
@@ -156,7 +161,7 @@ def _push_index(
     manifests: Mapping[Platform, Document],
     labels: Mapping[Platform, Mapping[str, str]],
     fill: Mapping[Platform, Document],
-    believed: Collection[Digest] | None,
+    named: Callable[[], Collection[Digest]] | None,
 ) -> Document:
     """Points a tag to manifests that are there, each with what attests it, beside those of other
     platforms that others pushed before.
@@ -165,16 +170,18 @@ def _push_index(
         reference: without a tag, the index is there by its digest alone.
         labels: of the manifests' images.
         fill: manifests of other platforms, where the tag has none, or an older ZFS, for them.
-        believed: what may be kept of what the tag leads to; None for all that says it is ours.
+        named: gives the images that may be kept of what the tag leads to; None for all that say
+            they are ours.
     """
     descriptors: dict[Digest, Mapping[str, Any]] = {}
     there: dict[Platform, Document] = {}
     if reference.tag and len(kernel.platforms) > 1 and (before := registry.find(reference)):
         there = _published_in(before, registry, reference, kernel)
-        descriptors = attested(registry, reference, before)
-        if believed is not None:
-            there = {p: one for p, one in there.items() if one.digest in believed}
-            descriptors = {of: one for of, one in descriptors.items() if one["digest"] in believed}
+        if not named:
+            descriptors = attested(registry, reference, before)
+        elif there.keys() - manifests.keys():
+            known = named()
+            there = {platform: one for platform, one in there.items() if one.digest in known}
     for platform, manifest in fill.items():
         # Another machine may have published a newer one meanwhile; an older one is damage.
         held = there.get(platform)
@@ -228,25 +235,45 @@ def _push_modules(
     registry: Registry,
     reference: Reference,
     kernel: Kernel,
-    built: Sequence[Built],
-    others: Sequence[Built],
-    believed: Collection[Digest] | None,
+    labels: Mapping[Platform, Mapping[str, str]],
+    made: Mapping[Platform, Assembled | None],
+    named: Callable[[], Collection[Digest]] | None,
 ) -> Document | None:
-    """Puts the tag for the modules alone beside the one of the image. Its layers are there."""
+    """Puts the tag for the modules alone beside the one of the image. Its layers are there.
 
-    def put(them: Iterable[Built]) -> dict[Platform, Document]:
-        found = {one.platform: modules_alone(one) for one in them}
-        alone = {platform: assembled for platform, assembled in found.items() if assembled}
-        for assembled in alone.values():
-            put_assembled(registry, reference, assembled)
-        return {platform: assembled.manifest for platform, assembled in alone.items()}
-
-    manifests = put(built)
+    Args:
+        labels: of the images that are new.
+        made: of these, and of other platforms.
+    """
+    alone = {platform: one for platform, one in made.items() if one}
+    for one in alone.values():
+        put_assembled(registry, reference, one)
+    manifests = {platform: alone[platform].manifest for platform in labels if platform in alone}
     if not manifests:
         return None
-    fill = put(others)
-    labels = {one.platform: one.labels for one in built}
-    return _push_index(registry, reference, kernel, manifests, labels, fill, believed)
+    fill = {platform: one.manifest for platform, one in alone.items() if platform not in manifests}
+    # Those that are kept were made of the images, and not found under this tag.
+    named = frozenset[Digest] if named else None
+    return _push_index(registry, reference, kernel, manifests, labels, fill, named)
+
+
+def _kept_alone(
+    registry: Registry, image: Reference, document: Document, made: Collection[Platform]
+) -> dict[Platform, Assembled | None]:
+    """What an index keeps of platforms of which nothing was made here, without its userland."""
+    found: dict[Platform, Assembled | None] = {}
+    for platform, digest in registry.platforms(image, document).items():
+        if platform in made:
+            continue
+        with suppress(NotFoundError):  # an index can outlive what it names
+            manifest = registry.get(image.at(digest))
+            whole = Image.read(
+                manifest,
+                registry.config(image, manifest),
+                lambda layer: registry.blob(image, layer, first=START_BYTES),
+            )
+            found[platform] = without_userland(whole)
+    return found
 
 
 def put_assembled(registry: Registry, image: Reference, assembled: Assembled) -> None:

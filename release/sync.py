@@ -200,7 +200,7 @@ def unsigned_tags(
             continue
         try:
             found += [image_tag] if is_unsigned(there[image_tag]) else []
-        except UpstreamError as error:
+        except (UpstreamError, NotFoundError) as error:
             failures.append(error)
     return tuple(found), failures
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from release import attempts, budget, drift, publish, versions
@@ -395,11 +396,10 @@ class Work:
         # Where it is known what was published, nothing else is taken for it.
         known = target.receipt.platforms if target.receipt else {}
         # Where its own tag is lost, or somebody else's, a tag for Docker Desktop leads to it still.
-        names = (entry.slug, *map(desktop_tag, target.desktop)) if self._adopts else ()
-        for name in names:
+        for name in (entry.slug, *map(desktop_tag, target.desktop)):
             unfound = set(platforms) - there.keys() - known.keys()
-            if unfound and name in self.observed.image_tags:
-                there = publish.published(world.registry, image.with_tag(name), kernel) | there
+            if unfound and name in self.observed.image_tags and (at := self._believed(name)):
+                there = publish.published(world.registry, at, kernel) | there
         if there:
             there = {platform: one for platform, one in there.items() if platform not in known}
             entry, there = self._adopt(entry, image, there)
@@ -539,11 +539,20 @@ class Work:
         check_machine(Engine(world.environment), files.banner or "", str(entry.image))
 
     @property
-    def _adopts(self) -> bool:
-        """Whether images of which only the registry says that they are ours are taken for that:
-        not where they are to be signed.
+    def _signs(self) -> bool:
+        """Whether this work is signed, here or by whom it is handed over to, or that of others on
+        the same kernels is: then nothing is ours only because the registry says so.
         """
-        return not self.sign and not self.hand_over
+        receipts = self.observed.receipts.values()
+        return bool(self.sign or self.hand_over or any(one.to_sign for one in receipts))
+
+    def _believed(self, image_tag: str) -> Reference | None:
+        """What a tag points to, where that may be ours though no release names it."""
+        reference = self.world.versions.image.with_tag(image_tag)
+        if not self._signs:
+            return reference
+        there = self.world.registry.head(reference)
+        return reference.at(there) if there and self.world.is_signed(there) else None
 
     def _adopt(
         self, entry: Entry, image: Reference, there: dict[Platform, Document]
@@ -729,7 +738,7 @@ class Work:
             receipt,
             others,
             tags=tags,
-            believed=None if self._adopts else self._released(entry.slug),
+            named=partial(self._named, entry.slug) if self._signs else None,
         )
         self.report.step(entry.slug, "release")
         directory = world.cache / "release" / entry.slug
@@ -765,13 +774,15 @@ class Work:
                     self.sign(subject)
         return release, pushed
 
-    def _released(self, slug: str) -> frozenset[Digest]:
-        """What the releases of a kernel say that its tags lead to."""
+    def _named(self, slug: str) -> frozenset[Digest]:
+        """The images of a kernel that its releases name by now."""
+        assert self.world.github
+        receipts = (Receipt.find(release.body) for release in self.world.github.releases())
         return frozenset(
-            digest
-            for receipt in self.observed.receipts.values()
-            if receipt.entry.slug == slug
-            for digest in (*(one.manifest for one in receipt.platforms.values()), *receipt.beside)
+            part.manifest
+            for receipt in receipts
+            if receipt and receipt.entry.slug == slug
+            for part in receipt.platforms.values()
         )
 
     def _signed_late(self, target: Target) -> frozenset[Platform]:

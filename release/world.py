@@ -341,13 +341,12 @@ class World:
         return frozenset(found), []
 
     def is_signed(self, digest: Digest) -> bool:
-        """Whether GitHub has a signed provenance of this digest.
+        """Whether GitHub has a signed provenance of this digest; not where there is no repository.
 
         Raises:
             UpstreamError: it could not be found out.
         """
-        assert self.github
-        return self.github.is_attested(digest, PROVENANCE)
+        return self.github is not None and self.github.is_attested(digest, PROVENANCE)
 
     def is_turn_of_signatures(self, entries: Iterable[Entry], observed: Observed) -> bool:
         """Whether this run, if it has nothing to do, looks at a signature in place of a tag."""

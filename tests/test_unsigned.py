@@ -26,8 +26,8 @@ from release.sync import behind
 from release.world import World, native_platform
 from tests.lab import github as lab
 from tests.lab.module_images import AMD64, ARM64
-from tests.lab.server import Response
-from tests.lab.small_registry import INDEX
+from tests.lab.server import EffectCounter, Response
+from tests.lab.small_registry import INDEX, MANIFEST
 from tests.recorded import IMAGES, Recorded
 
 VERSION = "5.4.39"
@@ -275,21 +275,125 @@ def test_an_image_that_only_the_registry_has_is_not_signed(setup: Recorded, work
     assert not any(is_evil(setup, tag) for tag in tags)
 
 
+def test_a_lost_release_is_made_again_of_the_image_that_was_signed(setup: Recorded) -> None:
+    first, tags, builds = subjects(setup), setup.tags(), setup.builds
+    setup.releases.attestations.append(attestation(*first))
+    setup.releases.releases.clear()
+    setup.change_builds("other")
+    setup.forget()
+    assert setup.run("plan", "--hand-over", "plan").exit_code == 0
+    job = (SLUG, str(native_platform()), "--plan", "plan", "--to", "delivered")
+    assert setup.run("hand-over", *job).exit_code == 0
+    subjects(setup, "--delivered", "delivered", "--expected", "plan")
+    assert (setup.tags(), setup.builds) == (tags, builds)
+
+
+def test_a_machine_that_signs_nothing_takes_over_nothing_where_work_is_signed(
+    setup: Recorded,
+) -> None:
+    subjects(setup)
+    kernel = setup.push_kernel("5.4.40")
+    text, releases = setup.path.read_text(), list(setup.releases.releases)
+    assert setup.run("sync").exit_code == 0
+    setup.releases.releases[:] = releases
+    setup.path.write_text(text)
+    forge(setup, kernel.slug)
+    setup.forget()
+    assert setup.run("sync").exit_code == 0
+    assert not is_evil(setup, kernel.slug)
+
+
+def two_platforms(setup: Recorded) -> str:
+    """A kernel of two platforms takes the place of the one; returns its slug."""
+    kernel = setup.push_kernel("5.4.40", [AMD64, ARM64])
+    setup.write_versions(f"  - image: {kernel.reference}\n", top="latest: {kernels: 0}\n")
+    setup.hub.repository("linuxkit", "kernel").tags.pop(VERSION, None)
+    return kernel.slug
+
+
+def sync_on_arm64(setup: Recorded, *options: str) -> None:
+    here, setup.machine = setup.machine, "aarch64"
+    assert setup.run("sync", *options).exit_code == 0
+    setup.machine = here
+    setup.forget()
+
+
 @pytest.mark.parametrize("released", [True, False])
 def test_another_platform_is_kept_where_a_release_says_so(setup: Recorded, released: bool) -> None:
-    slug = setup.push_kernel("5.4.40", [AMD64, ARM64]).slug
+    slug = two_platforms(setup)
     text = setup.path.read_text()
-    here, setup.machine = setup.machine, "aarch64"
-    assert setup.run("sync", "--only", slug).exit_code == 0
-    setup.machine = here
+    sync_on_arm64(setup)
     assert len(parts(setup, slug)) == 1
     if not released:
         setup.releases.releases.clear()
         setup.path.write_text(text)
+    signed = subjects(setup)
+    for tag in (slug, f"{slug}-modules"):
+        assert (setup.image, setup.tags()[tag]) in signed
+        assert len(parts(setup, tag)) == 1 + released
+
+
+def test_another_platform_that_is_published_meanwhile_is_kept(tmp_path: Path) -> None:
+    effects = EffectCounter()
+    with Recorded(tmp_path, effects=effects) as setup:
+        slug = two_platforms(setup)
+        text = setup.path.read_text()
+        sync_on_arm64(setup)
+        held, releases = setup.small.manifests[IMAGES], list(setup.releases.releases)
+        images = dict(held)
+        held.clear()
+        setup.releases.releases.clear()
+        setup.path.write_text(text)
+
+        def publish(_effect: object) -> None:
+            if not setup.releases.releases:
+                held.update(images)
+                setup.releases.releases.extend(releases)
+
+        effects.on_effect = publish
+        subjects(setup)
+        assert [len(parts(setup, tag)) for tag in (slug, f"{slug}-modules")] == [2, 2]
+        assert receipt(setup).platforms.keys() == {AMD64, ARM64}
+        assert setup.violations == []
+
+
+@pytest.mark.parametrize("tag", ["", "-modules"])
+def test_a_word_on_a_platform_that_is_kept_is_not_signed(setup: Recorded, tag: str) -> None:
+    """The other platform stays with an older ZFS, and what attests it with what was said of it."""
+    slug = two_platforms(setup)
+    assert setup.run("sync", "--platform", AMD64, "--platform", ARM64).exit_code == 0
+    held = setup.small.manifests[IMAGES]
+    index = json.loads(held[f"{slug}{tag}"][1])
+    for item in index["manifests"]:
+        if item["platform"]["os"] == "unknown":
+            item["urls"] = ["https://evil"]
+    setup.small.put(IMAGES, f"{slug}{tag}", index, INDEX)
+    setup.follow_newest_zfs()
+    setup.release_openzfs("2.1.17", "3.10", "6.8")
+    setup.forget()
+    # The tag that is looked at in this run is mended first.
+    signed = subjects(setup) | subjects(setup)
+    assert (setup.image, setup.tags()[f"{slug}{tag}"]) in signed
+    assert len(parts(setup, f"{slug}{tag}")) == 2
+    assert b"evil" not in held[f"{slug}{tag}"][1]
+
+
+def test_what_a_machine_kept_that_signs_nothing_is_not_signed(setup: Recorded) -> None:
+    """A receipt lists all that the tags lead to; a release names but its platforms' images."""
+    slug = two_platforms(setup)
+    text = setup.path.read_text()
+    sync_on_arm64(setup)
+    setup.releases.releases.clear()
+    setup.path.write_text(text)
+    forge(setup, slug)
+    assert setup.run("sync").exit_code == 0
+    assert is_evil(setup, slug)
+    setup.follow_newest_zfs()
+    setup.release_openzfs("2.1.17", "3.10", "6.8")
     setup.forget()
     assert (setup.image, setup.tags()[slug]) not in subjects(setup)
-    for tag in (slug, f"{slug}-modules"):
-        assert len(parts(setup, tag)) == 1 + released
+    assert not is_evil(setup, slug)
+    assert len(parts(setup, f"{slug}-modules")) == 1
 
 
 # The image that builds where it runs
@@ -349,7 +453,17 @@ def nest(setup: Recorded) -> None:
     say(setup, setup.small.put(IMAGES, "build", index, INDEX), there)
 
 
-@pytest.mark.parametrize("forgery", [forge_attestation, nest, partial(forge, tag="build")])
+def put_a_manifest(setup: Recorded) -> None:
+    """Somebody pushes what is no index, and names nothing that there is."""
+    there = setup.tags()["build"]
+    missing = {"digest": bytes_digest(b"nothing"), "size": 7, "mediaType": MANIFEST}
+    content = {"schemaVersion": 2, "mediaType": MANIFEST, "config": missing, "layers": []}
+    say(setup, setup.small.put(IMAGES, "build", content), there)
+
+
+@pytest.mark.parametrize(
+    "forgery", [forge_attestation, nest, put_a_manifest, partial(forge, tag="build")]
+)
 def test_a_registry_s_word_for_build_is_not_signed(
     on_the_spot: Recorded, forgery: Callable[[Recorded], object]
 ) -> None:
@@ -366,9 +480,7 @@ def test_an_index_with_what_another_machine_made_is_not_signed(on_the_spot: Reco
     setup = on_the_spot
     signed = subjects(setup)
     setup.releases.attestations.append(attestation(*signed))
-    here, setup.machine = setup.machine, "aarch64"
-    assert setup.run("sync").exit_code == 0
-    setup.machine = here
+    sync_on_arm64(setup)
     index = (setup.image, setup.tags()["build"])
     assert index not in signed
     assert build(setup) & signed, "the other machine kept what is ours"
@@ -388,12 +500,39 @@ def test_an_index_with_what_another_machine_made_is_not_signed(on_the_spot: Reco
     assert subjects(setup, "--verify") == build(setup), "until it is"
 
 
+def test_another_index_that_was_signed_is_no_build(on_the_spot: Recorded) -> None:
+    setup = on_the_spot
+    slug = setup.push_kernel("5.4.40", [AMD64, ARM64]).slug
+    both = ("--platform", AMD64, "--platform", ARM64)
+    first = subjects(setup, *both)
+    setup.releases.attestations.append(attestation(*first))
+    held = setup.small.manifests[IMAGES]
+    assert (setup.image, setup.tags()[slug]) in first
+    held["build"] = held[slug]
+    again = subjects(setup, *both)
+    assert len(parts(setup, "build")) == 2
+    assert again == build(setup) - {(setup.image, setup.tags()["build"])}
+
+
+def test_without_a_repository_nothing_is_asked(on_the_spot: Recorded) -> None:
+    setup = on_the_spot
+    subjects(setup)
+    run = setup.run("plan", "--verify", "--hand-over", "plan", GITHUB_REPOSITORY="")
+    assert run.exit_code == 0, run
+    assert setup.github.count("/attestations/") == 0
+
+
 # Runs with nothing to do
 
 
-def test_an_idle_run_looks_at_one_of_all_in_turn(setup: Recorded) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_idle_run_looks_at_one_of_all_in_turn(setup: Recorded, elsewhere: bool) -> None:
     setup.write_versions(on_the_spot=True)
-    subjects(setup)
+    first = subjects(setup)
+    if elsewhere:
+        sync_on_arm64(setup)
+        setup.releases.attestations.append(attestation(*(first | subjects(setup))))
+        assert len(parts(setup, "build")) == 2
     found: Counter[str] = Counter()
     for minute in range(29_000_000, 29_000_060):
         world = World(setup.load(), setup.environment)
@@ -404,8 +543,8 @@ def test_an_idle_run_looks_at_one_of_all_in_turn(setup: Recorded) -> None:
         tags = behind(world, seen.entries, seen.observed)
         unsigned = seen.unsigned(world, targets, tags)
         names = [*unsigned.slugs, *unsigned.tags]
-        assert len(names) == seen.turn
+        assert len(names) == (seen.turn and not elsewhere)
         assert sum(world.http.requests.values()) <= 10
         found.update(names)
-    assert found.keys() == {SLUG, "latest", "build"}
-    assert 10 < found.total() < 50
+    assert found.keys() == (set() if elsewhere else {SLUG, "latest", "build"})
+    assert elsewhere or 10 < found.total() < 50
