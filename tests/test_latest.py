@@ -298,6 +298,16 @@ def test_a_new_kernel_costs_its_own_reads_and_gives_the_same_bytes(scene: Scene)
     assert scene.build(wanted).document == made.document
 
 
+def test_what_was_built_again_is_read_again(scene: Scene) -> None:
+    put(scene.server, OLD)
+    scene.bring(scene.wanted([OLD]))
+    new = replace(OLD, zfs="2.2.0")
+    put(scene.server, new)
+    made = scene.build(scene.wanted([new]))
+    assert modules(new) in layers(made)
+    assert modules(OLD) not in layers(made)
+
+
 def test_the_image_that_was_published_is_taken_wherever_its_tag_points(scene: Scene) -> None:
     for one in (OLD, NEW):
         put(scene.server, one)

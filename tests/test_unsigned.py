@@ -227,10 +227,12 @@ def forge(setup: Recorded, tag: str, *, record: bool = False) -> str:
     marked = [one for one in manifest["layers"] if "install-zfs.slug" in one.get("annotations", {})]
     layer = [*manifest["layers"], *marked][-1]
     layer |= setup.small.put_blob(setup.small.blobs[layer["digest"]] + EVIL, IMAGES)
+    mine = index["manifests"][0]["digest"]
     replaced(setup, index, 0, manifest)
     forged = setup.small.put(IMAGES, tag, index, INDEX)
     if record:
         say(setup, forged, there)
+        say(setup, index["manifests"][0]["digest"], mine)
     return forged
 
 
@@ -462,7 +464,7 @@ def put_a_manifest(setup: Recorded) -> None:
 
 
 @pytest.mark.parametrize(
-    "forgery", [forge_attestation, nest, put_a_manifest, partial(forge, tag="build")]
+    "forgery", [forge_attestation, nest, put_a_manifest, partial(forge, tag="build", record=True)]
 )
 def test_a_registry_s_word_for_build_is_not_signed(
     on_the_spot: Recorded, forgery: Callable[[Recorded], object]
@@ -498,6 +500,15 @@ def test_an_index_with_what_another_machine_made_is_not_signed(on_the_spot: Reco
             del held[one["digest"]]
     assert subjects(setup, "--verify") == build(setup)
     assert subjects(setup, "--verify") == build(setup), "until it is"
+
+
+def test_a_latest_is_left_alone_where_nothing_is_published(on_the_spot: Recorded) -> None:
+    setup = on_the_spot
+    kernel = f"  - image: {setup.host}/linuxkit/kernel:{VERSION}\n    skip: not ours\n"
+    setup.write_versions(kernel, on_the_spot=True)
+    there = setup.small.put_image(IMAGES, "latest", {})
+    assert subjects(setup) == build(setup)
+    assert setup.tags()["latest"] == there
 
 
 def test_another_index_that_was_signed_is_no_build(on_the_spot: Recorded) -> None:
