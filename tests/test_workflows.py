@@ -119,7 +119,7 @@ def test_who_may_do_what() -> None:
     assert allowed == {
         "test": {"contents": "read"},
         "plan": {"attestations": "read", "contents": "read"},
-        "build": {"contents": "read"},
+        "build": {"attestations": "read", "contents": "read"},
         "publish": {"attestations": "write", "contents": "write", "id-token": "write"},
         "report": {"contents": "read", "issues": "write"},
     }
