@@ -43,7 +43,7 @@ from release.layers import (
 from release.plan import SUMS, Observed, find_asset, newest_first
 from release.record import Record, is_made_from
 from release.reference import Digest, Platform, Reference, machine, parse_digest, platform_fields
-from release.registry import Document, Registry
+from release.registry import MALFORMED, Document, Registry
 from release.verify import lost, verify_image
 from release.versions import MAX_LAYERS, PLATFORMS, SMOKE_HOST, Entry
 
@@ -238,8 +238,7 @@ def read_before(registry: Registry, reference: Reference) -> Mapping[tuple[str, 
     """What the ``latest`` that is out there has of its members, so that only those that are new
     have to be read; nothing where it is not as this module makes it.
     """
-    malformed = (KeyError, IndexError, ValueError, TypeError, AttributeError)
-    with suppress(NotFoundError, UpstreamError, PublishError, *malformed):
+    with suppress(NotFoundError, UpstreamError, PublishError, *MALFORMED):
         document = registry.get(reference)
         parts: dict[tuple[str, Platform], Part] = {}
         for platform, digest in registry.platforms(reference, document).items():

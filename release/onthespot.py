@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from release.attest import (
 from release.build import PROJECT
 from release.builders import TABLE, load_table
 from release.engine import Engine
-from release.errors import BuildError, ConfigurationError, ResolveError
+from release.errors import BuildError, ConfigurationError, ResolveError, UpstreamError
 from release.layout import Layout
 from release.record import Record, is_made_from, repair
 from release.reference import Digest, Platform, Reference
@@ -204,7 +205,10 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
     reference = wanted.image.with_tag(IMAGE_TAG)
     before = registry.find(reference)
     there = _there(world, reference, before) if before else {}
-    unsigned = signs and before is not None and is_unsigned(world, before.digest)
+    unsigned = False
+    if signs and before:
+        with suppress(UpstreamError):  # it is only told
+            unsigned = is_unsigned(world, before.digest)
     # Somebody else may have moved the tag for another platform, with this one's image in it.
     known = None if signs else there.get(platform)
     if known and Record(known.digest, mark).is_in(registry, wanted.image):

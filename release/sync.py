@@ -68,12 +68,18 @@ def move_latest(
     if not wanted.members:
         return []
     there = world.registry.head(image.with_tag(latest.TAG))
-    unsigned = signs and there is not None and not world.is_signed(there)
+    signed: bool | None = None
+    if signs and there:
+        try:
+            signed = world.is_signed(there)
+        except UpstreamError as unread:
+            report.warn(f"whether {latest.TAG} was signed is not known: {unread.summary}")
+    unsigned = signed is False
     if not (late or unsigned or latest.is_behind(world.registry, image, wanted, there)):
         return []
     assert world.github
     report.step(latest.TAG, "put together")
-    readable = image.at(there) if there and not unsigned else None
+    readable = image.at(there) if there and (signed or not signs) else None
     before = latest.read_before(world.registry, readable) if readable else {}
     made = latest.build(wanted, latest.Reader(world.registry, image, world.github, before))
     for error in made.left_out:
@@ -201,6 +207,7 @@ def unsigned_tags(
         try:
             found += [image_tag] if is_unsigned(there[image_tag]) else []
         except (UpstreamError, NotFoundError) as error:
+            error.drawn = True
             failures.append(error)
     return tuple(found), failures
 

@@ -24,6 +24,7 @@ from release.errors import (
     ReleaseError,
     SmokeError,
     UnbuildableError,
+    UpstreamError,
     from_os_error,
 )
 from release.github import Release
@@ -552,7 +553,11 @@ class Work:
         if not self._signs:
             return reference
         there = self.world.registry.head(reference)
-        return reference.at(there) if there and self.world.is_signed(there) else None
+        try:
+            return reference.at(there) if there and self.world.is_signed(there) else None
+        except UpstreamError as error:
+            self.report.warn(f"{reference} is not taken over: {error.summary}")
+            return None
 
     def _adopt(
         self, entry: Entry, image: Reference, there: dict[Platform, Document]
@@ -775,15 +780,21 @@ class Work:
         return release, pushed
 
     def _named(self, slug: str) -> frozenset[Digest]:
-        """The images of a kernel that its releases name by now."""
-        assert self.world.github
-        receipts = (Receipt.find(release.body) for release in self.world.github.releases())
-        return frozenset(
+        """The images of a kernel that its releases name by now, and those of an index that was
+        signed.
+        """
+        world = self.world
+        assert world.github
+        receipts = (Receipt.find(release.body) for release in world.github.releases())
+        named = {
             part.manifest
             for receipt in receipts
             if receipt and receipt.entry.slug == slug
             for part in receipt.platforms.values()
-        )
+        }
+        if (at := self._believed(slug)) and (document := world.registry.find(at)):
+            named.update(world.registry.platforms(at, document).values())
+        return frozenset(named)
 
     def _signed_late(self, target: Target) -> frozenset[Platform]:
         """The platforms of which an earlier run did not live to have signed what it published.

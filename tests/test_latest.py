@@ -331,6 +331,15 @@ def test_it_is_booted_with_a_kernel_that_can_be_booted(scene: Scene) -> None:
 
 def test_a_latest_of_somebody_else_is_read_around(scene: Scene) -> None:
     put(scene.server, OLD)
+    wanted = scene.wanted([OLD])
+    made = scene.build(wanted)
+    about = {"install-zfs.slug": OLD.slug, "install-zfs.manifest": "x"}
+    forged = manifest(made) | {
+        "layers": [{**one, "annotations": about} for one in manifest(made)["layers"]]
+    }
+    scene.server.put_blob(made.images[AMD64].config)
+    scene.server.put(REPOSITORY, "latest", forged)
+    assert scene.build(wanted).document == made.document
     scene.server.put(REPOSITORY, "latest", {"config": scene.server.put_blob(b"{}"), "layers": []})
     assert layers(scene.build(scene.wanted([OLD])))[0] == modules(OLD)
 

@@ -28,7 +28,7 @@ from tests.lab import github as lab
 from tests.lab.module_images import AMD64, ARM64
 from tests.lab.server import EffectCounter, Response
 from tests.lab.small_registry import INDEX, MANIFEST
-from tests.recorded import IMAGES, Recorded
+from tests.recorded import IMAGES, TOKEN, Recorded
 
 VERSION = "5.4.39"
 SLUG = f"linuxkit-kernel-{VERSION}"
@@ -335,6 +335,23 @@ def test_another_platform_is_kept_where_a_release_says_so(setup: Recorded, relea
         assert len(parts(setup, tag)) == 1 + released
 
 
+@pytest.mark.parametrize("notes", [True, False])
+def test_another_platform_is_kept_where_the_index_was_signed(setup: Recorded, notes: bool) -> None:
+    slug, both = two_platforms(setup), ("--platform", AMD64, "--platform", ARM64)
+    first, tags = subjects(setup, *both), setup.tags()
+    setup.releases.attestations.append(attestation(*first))
+    if notes:
+        setup.releases.releases[0].body = "damaged"
+    else:
+        setup.releases.releases.clear()
+    setup.forget()
+    builds = setup.builds
+    for options in ((), both):
+        assert setup.run("sync", *options).exit_code == 0
+        assert len(parts(setup, slug)) == 2
+    assert (setup.tags(), setup.builds) == (tags, builds)
+
+
 def test_another_platform_that_is_published_meanwhile_is_kept(tmp_path: Path) -> None:
     effects = EffectCounter()
     with Recorded(tmp_path, effects=effects) as setup:
@@ -531,6 +548,54 @@ def test_without_a_repository_nothing_is_asked(on_the_spot: Recorded) -> None:
     run = setup.run("plan", "--verify", "--hand-over", "plan", GITHUB_REPOSITORY="")
     assert run.exit_code == 0, run
     assert setup.github.count("/attestations/") == 0
+
+
+# Where it cannot be found out
+
+
+@pytest.fixture
+def unreadable(setup: Recorded) -> Recorded:
+    """A private repository, and a token that may not read attestations."""
+    setup.releases.private = True
+    names = [setup.releases.full_name]
+    setup.github.add_token(TOKEN, push=names, installation=True, attestations="none")
+    return setup
+
+
+def test_what_cannot_be_looked_at_keeps_no_tag_where_it_is(unreadable: Recorded) -> None:
+    setup = unreadable
+    setup.write_versions(on_the_spot=True)
+    file = setup.path.with_name("subjects.txt")
+    setup.run("sync", "--subjects", str(file))
+    before = setup.tags()
+    kernel = setup.push_kernel("5.4.40")
+    setup.release_openzfs("2.1.17", "3.10", "6.8")
+    forge(setup, "latest")
+    run = setup.run("sync", "--subjects", str(file))
+    assert run.exit_code == 3, run
+    assert "/attestations/sha256:" in run.stderr
+    assert "whether latest was signed is not known" in run.stderr
+    tags = setup.tags()
+    assert kernel.slug in tags
+    assert tags["build"] != before["build"]
+    assert tags["latest"] != before["latest"]
+    assert f"{tags['latest'].removeprefix('sha256:')}  {setup.image}\n" in file.read_text()
+    assert not is_evil(setup, "latest"), "what is not known to be signed is not believed"
+
+
+def test_what_cannot_be_looked_at_is_built(unreadable: Recorded) -> None:
+    setup = unreadable
+    text = setup.path.read_text()
+    assert setup.run("sync").exit_code == 0
+    setup.releases.releases.clear()
+    setup.path.write_text(text)
+    forge(setup, SLUG)
+    setup.run("plan", "--hand-over", "plan")
+    job = (SLUG, str(native_platform()), "--plan", "plan", "--to", "delivered")
+    run = setup.run("hand-over", *job)
+    assert run.exit_code == 0, run
+    assert f"{setup.image}:{SLUG} is not taken over" in run.stderr
+    assert len(setup.builds) == 2
 
 
 # Runs with nothing to do
