@@ -361,9 +361,7 @@ class _Seen:
             slugs, failures = world.unsigned(
                 self.entries, self.observed, chosen=self.chosen, whole=self.verify
             )
-        found, unread = unsigned_tags(
-            world, tags.there, [one for one in asked if one not in tags.late]
-        )
+        found, unread = unsigned_tags(world, tags, asked)
         return _Unsigned(slugs, found, (*failures, *unread))
 
 

@@ -152,7 +152,7 @@ def tar(cache: Path) -> Path:
 # Publishing it
 
 
-def is_behind(world: World, there: Digest | None, *, whole: bool = False) -> bool:
+def is_behind(world: World, there: Document | None, *, whole: bool = False) -> bool:
     """Whether the published image is not what it has to be. One HEAD, and no pull.
 
     Args:
@@ -164,12 +164,13 @@ def is_behind(world: World, there: Digest | None, *, whole: bool = False) -> boo
     """
     wanted = recipe(world)
     mark = _mark(wanted, native_platform())
-    return not is_made_from(world.registry, wanted.image, there, mark) or (
+    digest = there.digest if there else None
+    return not is_made_from(world.registry, wanted.image, digest, mark) or (
         whole and bool(lost(world.registry, wanted.image.with_tag(IMAGE_TAG)))
     )
 
 
-def is_unsigned(world: World, there: Digest) -> bool:
+def is_unsigned(world: World, there: Document) -> bool:
     """Whether this platform's image was never signed. An index of this platform alone is, too; one
     that holds what another machine published never is.
 
@@ -177,13 +178,11 @@ def is_unsigned(world: World, there: Digest) -> bool:
         there: what its tag points to.
 
     Raises:
-        UpstreamError: the registry, or GitHub, could not be read.
+        UpstreamError: GitHub could not be read, or it is no index as they are specified.
     """
-    reference = world.versions.image.at(there)
-    document = world.registry.find(reference)
-    found = world.registry.platforms(reference, document) if document and document.is_index else {}
+    found = world.registry.platforms(world.versions.image, there) if there.is_index else {}
     mine = found.pop(native_platform(), None)
-    return mine is None or not world.is_signed(mine if found else there)
+    return mine is None or not world.is_signed(mine if found else there.digest)
 
 
 def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> list[Subject]:
@@ -208,7 +207,7 @@ def bring_up_to_date(world: World, report: Report, *, signs: bool = False) -> li
     unsigned = False
     if signs and before:
         with suppress(UpstreamError):  # it is only told
-            unsigned = is_unsigned(world, before.digest)
+            unsigned = is_unsigned(world, before)
     # Somebody else may have moved the tag for another platform, with this one's image in it.
     known = None if signs else there.get(platform)
     if known and Record(known.digest, mark).is_in(registry, wanted.image):

@@ -7,12 +7,11 @@ did: a run that dies anywhere is repaired by the next one.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from release import child, latest, onthespot
 from release.attest import Subject
@@ -36,6 +35,7 @@ from release.plan import (
 )
 from release.record import Record, repair
 from release.reference import Digest, Platform, architecture
+from release.registry import Document
 from release.report import Outcome, Report, Status
 from release.smoke import smoke
 from release.state import Key
@@ -146,70 +146,76 @@ class Behind:
 
     Attributes:
         late: those that are not what they have to be.
-        there: what those that there have to be point to.
+        latest: what that tag points to, if it is to be there, and is.
+        build: the same.
         failures: why that could not be found out of some.
     """
 
     late: tuple[str, ...] = ()
-    there: Mapping[str, Digest] = field(default_factory=lambda: MappingProxyType({}))
+    latest: Digest | None = None
+    build: Document | None = None
     failures: tuple[ReleaseError, ...] = ()
 
 
 def behind(
     world: World, entries: Iterable[Entry], observed: Observed, *, whole: bool = False
 ) -> Behind:
-    """Looks at the tags that are no kernel's. Two HEADs for each.
+    """Looks at the tags that are no kernel's; two requests for each.
 
     Args:
         whole: look at all that their indexes hold, too.
     """
     wanted = world.wanted_latest(entries, observed)
     registry, image = world.registry, world.versions.image
-    checks: dict[str, Callable[[Digest | None], bool]] = {}
-    if wanted.members:
-        checks[latest.TAG] = lambda there: latest.is_behind(
-            registry, image, wanted, there, whole=whole
-        )
-    if world.versions.on_the_spot:
-        checks[onthespot.IMAGE_TAG] = lambda there: onthespot.is_behind(world, there, whole=whole)
     late: list[str] = []
-    found: dict[str, Digest] = {}
     failures: list[ReleaseError] = []
-    for image_tag, is_behind in checks.items():
-        try:
-            there = registry.head(image.with_tag(image_tag))
-            found |= {image_tag: there} if there else {}
-            late += [image_tag] if is_behind(there) else []
-        except (UpstreamError, NotFoundError, PreflightError) as error:
-            failures.append(error)
-    return Behind(tuple(late), found, tuple(failures))
+    there = document = None
+    with _told(failures):
+        if wanted.members:
+            there = registry.head(image.with_tag(latest.TAG))
+            if latest.is_behind(registry, image, wanted, there, whole=whole):
+                late.append(latest.TAG)
+    with _told(failures):
+        if world.versions.on_the_spot:
+            document = registry.find(image.with_tag(onthespot.IMAGE_TAG))
+            if onthespot.is_behind(world, document, whole=whole):
+                late.append(onthespot.IMAGE_TAG)
+    return Behind(tuple(late), there, document, tuple(failures))
 
 
 def unsigned_tags(
-    world: World, there: Mapping[str, Digest], asked: Collection[str]
+    world: World, tags: Behind, asked: Collection[str]
 ) -> tuple[tuple[str, ...], list[ReleaseError]]:
     """Which tags that are no kernel's point to what the run that published it did not live to have
     signed; and why that could not be found out of some.
 
     Args:
-        there: what they point to.
+        tags: what they point to; what is late is made again anyway.
         asked: the tags to ask for.
     """
-    checks: dict[str, Callable[[Digest], bool]] = {
-        latest.TAG: lambda digest: not world.is_signed(digest),
-        onthespot.IMAGE_TAG: lambda digest: onthespot.is_unsigned(world, digest),
-    }
+    asked = set(asked) - set(tags.late)
     found: list[str] = []
     failures: list[ReleaseError] = []
-    for image_tag, is_unsigned in checks.items():
-        if image_tag not in asked or image_tag not in there:
-            continue
-        try:
-            found += [image_tag] if is_unsigned(there[image_tag]) else []
-        except (UpstreamError, NotFoundError) as error:
+    with _told(failures):
+        if latest.TAG in asked and tags.latest and not world.is_signed(tags.latest):
+            found.append(latest.TAG)
+    with _told(failures):
+        there = tags.build if onthespot.IMAGE_TAG in asked else None
+        if there and onthespot.is_unsigned(world, there):
+            found.append(onthespot.IMAGE_TAG)
+    for error in failures:
+        if isinstance(error, UpstreamError):
             error.drawn = True
-            failures.append(error)
     return tuple(found), failures
+
+
+@contextmanager
+def _told(failures: list[ReleaseError]) -> Iterator[None]:
+    """What cannot be found out is told, and stops nothing else."""
+    try:
+        yield
+    except (UpstreamError, NotFoundError, PreflightError) as error:
+        failures.append(error)
 
 
 def move_tags(

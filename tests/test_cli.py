@@ -21,7 +21,7 @@ from release.drift import LOOKS
 from release.http import bytes_digest
 from release.receipt import File, Part, Receipt
 from release.record import Record
-from release.reference import Digest, Reference, parse_digest
+from release.reference import Digest, Reference, parse_digest, platform_fields
 from release.versions import Entry
 from release.world import World, native_platform
 from tests.lab.docs import Docs
@@ -37,7 +37,7 @@ from tests.lab.server import (
     html_page,
     retry_after,
 )
-from tests.lab.small_registry import SmallRegistry
+from tests.lab.small_registry import INDEX, SmallRegistry
 
 PROJECT = Path(__file__).resolve().parents[1]
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
@@ -485,7 +485,9 @@ def put_build(desk: Desk) -> Digest:
     """
     world = World(versions.load(desk.path), {})
     wanted = onthespot.recipe(world)
-    digest = parse_digest(desk.registry.put("me/zfs", "build", {}))
+    image = {"digest": bytes_digest(b"build"), "platform": platform_fields(native_platform())}
+    index = {"schemaVersion": 2, "manifests": [image]}
+    digest = parse_digest(desk.registry.put("me/zfs", "build", index, INDEX))
     record = Record(digest, f"{wanted.fingerprint} {native_platform()}").document
     desk.registry.put("me/zfs", record.digest, record.raw)
     return digest
