@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,6 @@ from release import (
     drift,
     handover,
     issues,
-    latest,
     onthespot,
     probe,
     recollect,
@@ -64,7 +63,7 @@ from release.report import (
 )
 from release.state import NAME as STATE
 from release.state import Key, State
-from release.sync import Behind, behind, move_tags, run, unsigned_tags
+from release.sync import KERNELS, Behind, behind, move_tags, run, signable, unsigned_tags
 from release.tarballs import NAME as TARBALLS
 from release.versions import Entry
 from release.vm import COMPONENTS, Workshop
@@ -81,7 +80,6 @@ from release.world import (
 )
 
 _INTERRUPTED = 130
-_KERNELS = "kernels"
 
 _versions_option = click.option(
     "--versions",
@@ -313,7 +311,8 @@ class _Seen:
     Attributes:
         entries: the recorded ones, and what is new upstream.
         chosen: slugs to work on, None for all.
-        turn: whether signatures are looked at in place of a tag in this run.
+        signable: what there is whose signature can be looked at.
+        turn: whether one of those is looked at in place of a tag in this run.
         verify: whether all of both are.
         failures: why some tags could not be looked at.
     """
@@ -323,6 +322,7 @@ class _Seen:
     entries: Sequence[Entry]
     desktop: Mapping[str, Sequence[str]]
     chosen: frozenset[str] | None
+    signable: tuple[str, ...]
     turn: bool
     verify: bool
     failures: Sequence[ReleaseError]
@@ -349,15 +349,13 @@ class _Seen:
         Args:
             idle: whether the run may be one with nothing to do.
         """
-        if not world.github:
-            return _Unsigned()
-        asked: Collection[str] = (_KERNELS, latest.TAG, onthespot.IMAGE_TAG)
+        asked = self.signable
         to_do = any(target.to_do for target in targets)
         if idle and not (self.verify or to_do or tags.late or self.news.worth_recording):
             asked = drift.share(asked, world.minute) if self.turn else ()
         slugs: frozenset[str] = frozenset()
         failures: list[ReleaseError] = []
-        if _KERNELS in asked:
+        if KERNELS in asked:
             slugs, failures = world.unsigned(
                 self.entries, self.observed, chosen=self.chosen, whole=self.verify
             )
@@ -377,10 +375,11 @@ def _look(
     news, observed = world.look(whole=whole)
     entries = news.kernels.merge(world.versions.kernels)
     desktop = world.desktops(entries, news)
-    turn = turns and world.is_turn_of_signatures(entries, observed)
+    can_look = signable(world, entries, observed)
+    turn = turns and bool(can_look) and drift.is_turn_of_signatures(world.minute)
     observed, unread = world.inspect(entries, observed, desktop, none=turn, whole=verify)
     chosen = choose(entries, only, desktop) if only else None
-    return _Seen(news, observed, entries, desktop, chosen, turn, verify, unread)
+    return _Seen(news, observed, entries, desktop, chosen, can_look, turn, verify, unread)
 
 
 def _tell_behind(world: World, late: Iterable[str], unsigned: Iterable[str] = ()) -> None:

@@ -32,6 +32,7 @@ from release.outcomes import settled
 from release.plan import (
     Observed,
     Target,
+    receipts_to_sign,
 )
 from release.record import Record, repair
 from release.reference import Digest, Platform, architecture
@@ -43,6 +44,7 @@ from release.versions import Entry
 from release.work import Places, Work
 from release.world import Step, World
 
+KERNELS = "kernels"
 _BOOT_BYTES = 24 << 20
 """How many bytes of layers ``latest`` is booted with; a guest has them unpacked in memory."""
 
@@ -181,6 +183,20 @@ def behind(
             if onthespot.is_behind(world, document, whole=whole):
                 late.append(onthespot.IMAGE_TAG)
     return Behind(tuple(late), there, document, tuple(failures))
+
+
+def signable(world: World, entries: Sequence[Entry], observed: Observed) -> tuple[str, ...]:
+    """What there is whose signature can be looked at: kernels, and tags that are no kernel's."""
+    if not world.github:
+        return ()
+    there = {
+        KERNELS: bool(receipts_to_sign(entries, observed)),
+        latest.TAG: latest.TAG in observed.image_tags
+        and bool(world.wanted_latest(entries, observed).members),
+        onthespot.IMAGE_TAG: onthespot.IMAGE_TAG in observed.image_tags
+        and world.versions.on_the_spot,
+    }
+    return tuple(name for name, is_there in there.items() if is_there)
 
 
 def unsigned_tags(

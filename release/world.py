@@ -348,11 +348,6 @@ class World:
         """
         return self.github is not None and self.github.is_attested(digest, PROVENANCE)
 
-    def is_turn_of_signatures(self, entries: Iterable[Entry], observed: Observed) -> bool:
-        """Whether this run, if it has nothing to do, looks at a signature in place of a tag."""
-        there = latest.TAG in observed.image_tags or bool(receipts_to_sign(entries, observed))
-        return there and drift.is_turn_of_signatures(self.minute)
-
     def look(self, *, whole: bool = False) -> tuple[News, Observed]:
         """Polls and observes side by side."""
         with ThreadPoolExecutor(1) as pool:
