@@ -6,11 +6,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 5
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
@@ -74,10 +74,14 @@ def interrupt() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
+    # Again each second: a docker whose plugin had not begun takes no notice of the first one, and
+    # ends both at the third (docker/cli, cmd/docker/docker.go, "tryPluginRun").
+    for _ in range(_GRACE_SECONDS):
+        if process.poll() is not None:
+            break
         process.terminate()
-        try:
-            process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+    else:
+        process.kill()
     process.wait()

@@ -43,3 +43,17 @@ def test_an_interrupt_that_gets_lost_ends_the_run_at_the_next_child() -> None:
     )
     assert done.stdout == "goes on\n"
     assert "KeyboardInterrupt" in done.stderr.splitlines()[-1]
+
+
+def test_a_command_that_loses_a_signal_gets_another(tmp_path: Path) -> None:
+    """As docker does, which ends its plugin, too, when it is asked for the third time."""
+    script = (
+        "n=0; trap 'n=$((n + 1)); [ $n -lt 3 ] || { kill -9 $plugin; wait $plugin; exit 7; }' TERM; "
+        'sleep 60 & plugin=$!; echo "$plugin" >plugin; while :; do wait; done'
+    )
+    with child.running(["sh", "-c", script], cwd=tmp_path) as process:
+        while not (tmp_path / "plugin").is_file() or not (tmp_path / "plugin").read_text():
+            time.sleep(0.02)
+    assert process.returncode == 7
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "plugin").read_text()), 0)
