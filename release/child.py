@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -74,14 +76,23 @@ def interrupt() -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Again each second: a docker whose plugin had not begun takes no notice of the first one, and
-    # ends both at the third (docker/cli, cmd/docker/docker.go, "tryPluginRun").
-    for _ in range(_GRACE_SECONDS):
-        if process.poll() is not None:
-            break
+    if process.poll() is None:
         process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(1.0)
-    else:
-        process.kill()
+        for _ in range(_GRACE_SECONDS):
+            # docker passes a signal on only to a plugin that runs already (docker/cli,
+            # cmd/docker/docker.go, "tryPluginRun"), and then waits for its end.
+            _signal_children(process, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
+                break
+        else:
+            _signal_children(process, signal.SIGKILL)
+            process.kill()
     process.wait()
+
+
+def _signal_children(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signals the children of a process, where /proc tells of them (proc_pid_children(5))."""
+    with suppress(OSError):
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            os.kill(int(pid), number)
