@@ -14,6 +14,7 @@ from spdx_tools.spdx.validation.document_validator import validate_full_spdx_doc
 
 from release import latest
 from release.attest import PROVENANCE, SPDX, attached
+from release.errors import PublishError
 from release.github import GitHub, Release
 from release.http import Http, bytes_digest
 from release.latest import Latest, Line, Reader, Wanted
@@ -392,6 +393,14 @@ def test_an_image_that_is_not_its_release_s_is_left_out(
     wanted = scene.wanted([OLD, NEW])
     scene.bring(wanted)
     assert not scene.is_behind(wanted)
+
+
+def test_an_image_of_another_kernel_is_refused(scene: Scene) -> None:
+    put(scene.server, OLD)
+    digest = scene.server.manifests[REPOSITORY].pop(OLD.slug)
+    scene.server.manifests[REPOSITORY][NEW.slug] = digest
+    with pytest.raises(PublishError, match="is the image of another kernel"):
+        scene.build(scene.wanted([NEW]))
 
 
 def test_no_more_layers_than_an_image_may_have(scene: Scene) -> None:

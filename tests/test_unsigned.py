@@ -158,6 +158,110 @@ def test_latest_is_named_where_it_moved(setup: Recorded) -> None:
     assert subjects(setup, "--verify") == set()
 
 
+def test_what_was_never_signed_is_named_again_until_it_is(setup: Recorded) -> None:
+    first = named(setup)
+    (release,) = setup.releases.releases
+    files = {(one.name, one.digest) for one in release.assets if one.name != "SHA256SUMS"}
+    tags = setup.tags()
+    indexes = {(setup.image, tags[name]) for name in (SLUG, f"{SLUG}-modules")}
+    assert first == files | indexes
+    assert receipt(setup).to_sign == receipt(setup).platforms.keys()
+    builds, body = setup.builds, release.body
+    assert named(setup, "--verify") == first
+    plan = setup.run("plan", "--verify", "--hand-over", "plan")
+    assert "to repair: it was not signed" in plan.stdout
+    (setup.path.parent / "none").mkdir()
+    assert named(setup, "--delivered", "none", "--expected", "plan") == first
+    setup.releases.attestations.append(attestation(*first))
+    assert named(setup, "--verify") == set()
+    assert named(setup, "--delivered", "none", "--expected", "plan") == set()
+    assert (setup.builds, release.body, setup.tags()) == (builds, body, tags)
+
+
+def test_the_newest_are_asked_for_until_one_is_signed(setup: Recorded) -> None:
+    first = named(setup)
+    setup.push_kernel("5.4.40")
+    # A run that publishes is not idle, and looks whosever turn it is.
+    second = named(setup) - first
+    assert second
+    setup.releases.attestations.append(attestation(*second))
+    setup.push_kernel("5.4.41")
+    third = named(setup)
+    assert third
+    assert not third & (first | second), "the first is behind one that is signed"
+    assert looks(setup) == 1 + 1
+    setup.push_kernel("5.4.42")
+    assert named(setup) > third
+    assert looks(setup) == 1 + 1 + 2
+    assert named(setup, "--verify", "--only", SLUG) == first
+    everything = named(setup, "--verify")
+    assert everything > first | third
+    assert not everything & second
+
+
+def test_what_a_machine_built_that_signs_nothing_is_never_named(setup: Recorded) -> None:
+    assert setup.run("sync").exit_code == 0
+    assert receipt(setup).to_sign == set()
+    assert "to_sign" not in (setup.releases.releases[0].body or "")
+    assert named(setup, "--verify") == set()
+    (setup.path.parent / "none").mkdir()
+    assert setup.run("plan", "--hand-over", "plan").exit_code == 0
+    assert named(setup, "--delivered", "none", "--expected", "plan") == set()
+    del setup.registry.manifests["me/install-zfs"][SLUG]
+    assert named(setup) == set(), "it was only brought back"
+    assert receipt(setup).to_sign == set()
+    assert named(setup, "--verify") == set()
+    assert looks(setup) == 0
+
+
+def test_what_is_to_be_signed_still_is_when_another_machine_brought_it_back(
+    setup: Recorded,
+) -> None:
+    first = named(setup)
+    body = setup.releases.releases[0].body
+    del setup.registry.manifests["me/install-zfs"][SLUG]
+    run = setup.run("sync")
+    assert "repaired: the image was missing" in run.stdout, run
+    assert setup.releases.releases[0].body == body
+    assert named(setup, "--verify") == first
+
+
+def test_what_could_not_be_looked_at_is_told_and_not_named(setup: Recorded) -> None:
+    named(setup)
+    file = setup.path.parent / "subjects.txt"
+    file.unlink()
+    setup.github.fail("GET .*/attestations/", Response(403), times=None)
+    run = setup.run("sync", "--verify", "--subjects", str(file))
+    assert run.exit_code == 3, run
+    assert "/attestations/sha256:" in run.stderr
+    assert not file.exists()
+
+
+def test_what_somebody_put_into_a_release_is_not_signed(setup: Recorded) -> None:
+    """Who may write there need not be able to push images."""
+    first = named(setup)
+    (release,) = setup.releases.releases
+    (tar,) = (one for one in release.assets if one.name.endswith(".tar.xz"))
+    release.put_asset(tar.name, b"another tar")
+    forged = release.asset(tar.name)
+    assert forged
+    assert forged.digest
+    assert release.body
+    assert tar.digest
+    assert isinstance(tar.content, bytes)
+    release.body = release.body.replace(tar.digest, forged.digest).replace(
+        f'"size":{len(tar.content)},', '"size":11,'
+    )
+    again = named(setup, "--verify")
+    assert (tar.name, forged.digest) not in again
+    assert again == first
+    # Nor is what the registry does not have.
+    setup.releases.attestations.clear()
+    setup.registry.delete("me/install-zfs")
+    assert named(setup, "--verify") == set()
+    assert named(setup, "--verify") == first, "now it has it"
+
+
 def test_latest_is_named_again_until_it_is_signed(setup: Recorded) -> None:
     first, tags = subjects(setup), setup.tags()
     setup.releases.attestations.append(attestation(*(first - {latest(setup)})))
