@@ -4,4 +4,3 @@ ARG BASE
 FROM ${BASE}
 RUN apt-get update -q && apt-get install -qy qemu-user-static && rm -rf /var/lib/apt/lists/*
 COPY emulate /usr/local/bin/
-ENTRYPOINT ["emulate"]
