@@ -35,7 +35,7 @@ run-lint:
 	$(BIN)/shellcheck $(SCRIPTS)
 
 run-tests:
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 run-test-guest:
 	$(BIN)/pytest -m guest

@@ -20,7 +20,7 @@ from release.boot import Boot, Emulator, telling_lines
 from release.errors import SmokeError
 
 MEMORY_MIB = 512
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 300.0
 
 _COMMAND_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 

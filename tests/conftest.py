@@ -1,4 +1,7 @@
-"""The lab, for the tests that need real parts. What is built once is used by all of them."""
+"""The lab, for the tests that need real parts. What is built once is used by all of them.
+
+Tests run by files in several processes, and each of them uses the one lab.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,12 @@ AMD64 = Platform("linux/amd64")
 # How long an example takes says how busy the machine is.
 settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files that need the lab first: they take long, the others fill what they leave."""
+    lab = {item.path for item in items if item.get_closest_marker("lab")}
+    items.sort(key=lambda item: item.path not in lab)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ def test_files_come_back_from_the_builder_that_is_named(
     setup: Setup, desktop_kernel: LabKernel
 ) -> None:
     reference = Reference.parse(desktop_kernel.reference)
-    with second_builder({**os.environ, **setup.environment}) as environment:
+    with second_builder(setup.world, {**os.environ, **setup.environment}) as environment:
         before = used(environment)
         environment[BUILDX_BUILDER] = NAME
         Engine(environment).preflight()

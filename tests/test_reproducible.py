@@ -132,7 +132,9 @@ exec {shutil.which("docker")} "$@"
     (tools / "docker").chmod(0o755)
 
     path = f"{tools}:{os.environ['PATH']}"
-    with second_builder({**os.environ, **built_in.environment, "PATH": path}) as environment:
+    with second_builder(
+        built_in.world, {**os.environ, **built_in.environment, "PATH": path}
+    ) as environment:
         before = used(environment)
         run = built_in.run("build", "all", "--builder", NAME, environment=environment)
         after = used(environment)

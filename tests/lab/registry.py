@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import docker
 import docker.errors
 import requests
 
-from tests.lab.steps import LabError
+from tests.lab.steps import LabError, alone
 
 LABEL = "install-zfs-lab"
 DOCKER_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -30,25 +32,37 @@ MANIFESTS = ", ".join(
 class Registry:
     """A running registry, one for each directory of a lab. Its data outlives it in a volume.
 
+    Processes of one lab share it: the first one starts it, the last one stops it.
+
     Attributes:
         host: ``127.0.0.1:PORT``, the first part of references. The port is remembered in
             the lab's directory, so that references and digests stay the same, unless it is taken.
     """
 
     def __init__(self, client: docker.DockerClient, image: str, directory: Path) -> None:
-        """Starts it in place of the one that an earlier run may have left.
+        """Uses what another process has started, or starts it in place of what a run has left.
 
         Raises:
             LabError: it does not answer.
         """
         self._client = client
+        self._directory = directory
         self._name = f"{LABEL}-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}"
-        self.stop()
-        port = _free_port(directory / "registry.port")
-        labels = {LABEL: str(directory)}
-        client.volumes.create(self._name, labels=labels)
+        self._users = (directory / "registry.users").open("w")
+        remembered = directory / "registry.port"
+        with self._changing():
+            if self._used_by_others():
+                self.host = f"127.0.0.1:{int(remembered.read_text())}"
+            else:
+                self._start(image, _free_port(remembered))
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+
+    def _start(self, image: str, port: int) -> None:
+        self._remove_container()
+        labels = {LABEL: str(self._directory)}
+        self._client.volumes.create(self._name, labels=labels)
         self.host = f"127.0.0.1:{port}"
-        client.containers.run(
+        self._client.containers.run(
             image,
             name=self._name,
             labels=labels,
@@ -58,12 +72,35 @@ class Registry:
         )
         self._wait()
 
-    def stop(self) -> None:
-        """Removes the container; the data stays."""
+    def stop(self) -> bool:
+        """Removes the container, unless another process uses it; the data stays.
+
+        Returns:
+            Whether this was the last one to use it.
+        """
+        with self._changing(), self._users:
+            last = not self._used_by_others()
+            if last:
+                self._remove_container()
+        return last
+
+    def _remove_container(self) -> None:
         try:
             self._client.containers.get(self._name).remove(force=True)
         except docker.errors.NotFound:
             return
+
+    def _changing(self) -> AbstractContextManager[None]:
+        """Nobody else starts or stops it meanwhile."""
+        return alone(self._directory / "registry.lock")
+
+    def _used_by_others(self) -> bool:
+        """Each user holds a lock that is shared, which the kernel drops when its process ends."""
+        try:
+            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
 
     def remove(self) -> None:
         """Removes the container and the data."""

@@ -19,15 +19,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tests.lab.steps import alone
+from tests.lab.world import World
+
 NAME = "second"
 _TRIES = 300
 
 
 @contextmanager
-def second_builder(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The environment in which ``docker buildx`` knows a builder :data:`NAME`."""
+def second_builder(world: World, environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """The environment in which ``docker buildx`` knows a builder :data:`NAME`; one at a time."""
     # Sockets have short paths.
-    with tempfile.TemporaryDirectory(prefix="iz-", dir="/tmp", ignore_cleanup_errors=True) as name:
+    with (
+        alone(world.directory / "second-builder.lock"),
+        tempfile.TemporaryDirectory(prefix="iz-", dir="/tmp", ignore_cleanup_errors=True) as name,
+    ):
         known = {**environment, "DOCKER_CONFIG": f"{name}/config"}
         with ExitStack() as stack:
             host = environment.get("DOCKER_HOST", "unix:///var/run/docker.sock")

@@ -105,11 +105,6 @@ class Setup:
     ) -> None:
         for server in (self.gateway, self.github, self.hub):
             server.__exit__(kind, error, trace)
-        # What `build` and `smoke` leave for their user, tests do not leave in an engine.
-        for tar in (self.directory / "cache").glob("zfs-*.tar"):
-            local = f"install-zfs:{tar.stem.removeprefix('zfs-')}"
-            for image in self.world.client.images.list(name=local):
-                self.world.client.images.remove(str(image.id), force=True)
 
     # The outside world
 

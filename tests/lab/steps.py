@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import logging
 import os
 import re
@@ -13,12 +15,13 @@ from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from release.errors import ReleaseError
 
 P = ParamSpec("P")
 T = TypeVar("T")
+K = TypeVar("K", bound="Keeper")
 
 log = logging.getLogger("lab")
 
@@ -72,20 +75,43 @@ def run(
         )
 
 
-def once(make: Callable[P, T]) -> Callable[P, T]:
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Of all threads and processes that name this file, one at a time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Keeper(Protocol):
+    """Who keeps in a directory what was made."""
+
+    @property
+    def directory(self) -> Path: ...
+
+
+def once(make: Callable[Concatenate[K, P], T]) -> Callable[Concatenate[K, P], T]:
     """Decorates a maker: the same arguments are made once, also when several threads want them.
 
-    A maker that failed fails the same way again.
+    A maker that failed fails the same way again. Of the processes that share a directory one makes
+    it while the others wait; the maker, which they call then, is to find what was made.
     """
     made: dict[Hashable, Future[T]] = {}
     lock = Lock()
 
+    def make_alone(keeper: K, *args: P.args, **kwargs: P.kwargs) -> T:
+        locks = keeper.directory / "locks"
+        locks.mkdir(exist_ok=True)
+        which = hashlib.sha256(repr((args, sorted(kwargs.items()))).encode()).hexdigest()
+        with alone(locks / f"{make.__name__}-{which[:12]}"):
+            return make(keeper, *args, **kwargs)
+
     @wraps(make)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        key = (args, tuple(sorted(kwargs.items())))
+    def wrapper(keeper: K, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (keeper, args, tuple(sorted(kwargs.items())))
         with lock:
             if key not in made:
-                made[key] = ThreadPoolExecutor(1).submit(make, *args, **kwargs)
+                made[key] = ThreadPoolExecutor(1).submit(make_alone, keeper, *args, **kwargs)
         return made[key].result()
 
     return wrapper

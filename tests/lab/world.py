@@ -1,8 +1,9 @@
 """The world that the demo and the tests run in: a registry with real kernels, and OpenZFS sources.
 
-Everything is made once, in containers, and kept: packages and ports in the lab's directory
-(``.lab``, or ``$LAB_DIR``), images in the lab's registry. So references and digests are the same
-in every run, and so is what they were made from when Debian's archive has moved on.
+Everything is made once, in containers, and kept for all processes and runs: packages and ports in
+the lab's directory (``.lab``, or ``$LAB_DIR``), images in the lab's registry. So references and
+digests are the same in every run, and so is what they were made from when Debian's archive has
+moved on.
 """
 
 from __future__ import annotations
@@ -148,9 +149,15 @@ class World:
         return self
 
     def down(self) -> None:
-        """Stops what runs; what was made stays."""
-        if self._registry:
-            self._registry.stop()
+        """Stops what runs, unless another process uses it; the lab's parts stay.
+
+        Module images of the lab's kernels, which ``build`` and ``smoke`` leave in the engine for
+        their user, do not.
+        """
+        if self._registry and self._registry.stop():
+            for image in self.client.images.list(filters={"label": "install-zfs.kernel-image"}):
+                if image.labels["install-zfs.kernel-image"].startswith(f"{self._registry.host}/"):
+                    self.client.images.remove(str(image.id), force=True)
 
     @once
     def registry(self) -> Registry:
