@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import docker
@@ -23,19 +25,47 @@ from release.registry import Registry
 from release.versions import modules_tag
 from tests.lab.hub import Image
 from tests.lab.leaks import leaks
-from tests.lab.setup import TOKEN, Setup, requests_by_host
+from tests.lab.setup import TOKEN, Run, Setup, requests_by_host
 from tests.lab.world import NEWER, LabKernel, World
 
 pytestmark = pytest.mark.lab
 
 
-@pytest.fixture
-def two_kernels(setup: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel) -> Setup:
-    """One kernel written by hand with its Desktop version, one that only Docker Hub knows."""
+def _push_two(setup: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel) -> None:
     setup.push(desktop_kernel)
     setup.push(linuxkit_kernel)
     setup.write_versions(f"  - image: {desktop_kernel.reference}\n    desktop: [4.13.0]\n")
+
+
+@pytest.fixture
+def two_kernels(setup: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel) -> Setup:
+    """One kernel written by hand with its Desktop version, one that only Docker Hub knows."""
+    _push_two(setup, desktop_kernel, linuxkit_kernel)
     return setup
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one ``sync`` made of one of two kernels, for tests that change nothing of it."""
+
+    setup: Setup
+    run: Run
+
+
+@pytest.fixture(scope="module")
+def published(
+    world: World,
+    desktop_kernel: LabKernel,
+    linuxkit_kernel: LabKernel,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Published]:
+    with Setup(world, tmp_path_factory.mktemp("published"), namespace="published") as setup:
+        _push_two(setup, desktop_kernel, linuxkit_kernel)
+        run = setup.run("sync", "--only", "desktop-4.13.0")
+        assert run.exit_code == 0, run
+        yield Published(setup, run)
+        for server in (setup.hub, setup.github, setup.gateway):
+            assert server.violations == []
 
 
 def test_new_tags_are_published_and_a_second_run_does_nothing(
@@ -135,10 +165,8 @@ def test_what_is_damaged_in_the_registry_is_brought_back_from_the_release(
         assert not list((setup.directory / "cache" / "logs").glob("docker-*.build.log"))
 
 
-def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
-    setup = two_kernels
-    run = setup.run("sync", "--only", desktop_kernel.reference)
-    assert run.exit_code == 0, run
+def test_labels_say_what_is_in_the_image(published: Published, desktop_kernel: LabKernel) -> None:
+    setup = published.setup
     registry = Registry(Http(), {})
     reference = Reference.parse(f"{setup.image}:desktop-4.13.0")
     document = registry.get(reference.at(parse_digest(setup.manifest("desktop-4.13.0"))))
@@ -154,7 +182,7 @@ def test_labels_say_what_is_in_the_image(two_kernels: Setup, desktop_kernel: Lab
     assert labels["install-zfs.builder-image"] == desktop_kernel.builder
     builder = Reference.parse(desktop_kernel.builder)
     assert labels["install-zfs.builder-digest"] == registry.head(builder)
-    assert f"builder {builder} (label), gcc (Debian " in run.stderr
+    assert f"builder {builder} (label), gcc (Debian " in published.run.stderr
     size = sum(layer["size"] for layer in document.content["layers"])
     assert size < 10_000_000
     for field, digests in (
@@ -204,18 +232,17 @@ def test_a_second_tag_is_published_beside_the_first_and_not_built_again(
 
 
 def test_choosing_leaves_out_but_loses_nothing(
-    two_kernels: Setup, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel
+    published: Published, desktop_kernel: LabKernel, linuxkit_kernel: LabKernel
 ) -> None:
-    run = two_kernels.run("sync", "--only", "desktop-4.13.0")
-    assert run.exit_code == 0, run
-    assert {one["kernel"]: one["status"] for one in run.outcomes} == {
+    setup = published.setup
+    assert {one["kernel"]: one["status"] for one in published.run.outcomes} == {
         desktop_kernel.reference: "published",
         linuxkit_kernel.reference: "skipped",
     }
-    assert len(two_kernels.load().kernels) == 2
-    assert two_kernels.run("sync", "--limit", "0").exit_code == 0
-    slug = two_kernels.load().kernels[0].slug
-    assert set(two_kernels.tags()) == {"desktop-4.13.0", "latest", slug, modules_tag(slug)}
+    assert len(setup.load().kernels) == 2
+    assert setup.run("sync", "--limit", "0").exit_code == 0
+    slug = setup.load().kernels[0].slug
+    assert set(setup.tags()) == {"desktop-4.13.0", "latest", slug, modules_tag(slug)}
 
 
 def test_a_failed_kernel_does_not_hold_back_a_good_one(
@@ -291,10 +318,8 @@ def test_a_newer_zfs_replaces_a_published_one_where_the_policy_says_so(
     assert [one["status"] for one in setup.run("sync").outcomes] == ["unchanged"]
 
 
-def test_the_sideload_tar_loads(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
-    setup = two_kernels
-    run = setup.run("sync", "--only", desktop_kernel.reference)
-    assert run.exit_code == 0, run
+def test_the_sideload_tar_loads(published: Published, desktop_kernel: LabKernel) -> None:
+    setup = published.setup
     (release,) = setup.releases.releases
     assets = {asset.name: _bytes(asset.content) for asset in release.assets}
     sums = assets.pop("SHA256SUMS").decode()
@@ -401,10 +426,9 @@ def _bytes(content: bytes | Path | None) -> bytes:
     return content if isinstance(content, bytes) else content.read_bytes()
 
 
-def test_downloads_need_no_account(two_kernels: Setup, desktop_kernel: LabKernel) -> None:
+def test_downloads_need_no_account(published: Published) -> None:
     """What the README tells a sideload user to download is public."""
-    run = two_kernels.run("sync", "--only", desktop_kernel.reference)
-    assert run.exit_code == 0, run
-    tag = run.outcomes[0]["github_release"] or run.outcomes[1]["github_release"]
-    url = f"{two_kernels.github.url}/{two_kernels.releases.full_name}/releases/download/{tag}"
+    setup = published.setup
+    (release,) = setup.releases.releases
+    url = f"{setup.github.url}/{setup.releases.full_name}/releases/download/{release.tag_name}"
     assert requests.get(f"{url}/SHA256SUMS", timeout=30).status_code == 200

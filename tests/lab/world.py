@@ -151,12 +151,13 @@ class World:
     def down(self) -> None:
         """Stops what runs, unless another process uses it; the lab's parts stay.
 
-        Module images of the lab's kernels, which ``build`` and ``smoke`` leave in the engine for
-        their user, do not.
+        What ``build`` and ``smoke`` leave in the engine for their user, made with the lab's
+        builders, does not.
         """
         if self._registry and self._registry.stop():
-            for image in self.client.images.list(filters={"label": "install-zfs.kernel-image"}):
-                if image.labels["install-zfs.kernel-image"].startswith(f"{self._registry.host}/"):
+            label = "install-zfs.builder-image"
+            for image in self.client.images.list(filters={"label": label}):
+                if image.labels[label].startswith(f"{self._registry.host}/"):
                     self.client.images.remove(str(image.id), force=True)
 
     @once
