@@ -55,6 +55,7 @@ class Registry:
                 self.host = f"127.0.0.1:{int(remembered.read_text())}"
             else:
                 self._start(image, _free_port(remembered))
+            self._wait()
             fcntl.flock(self._users, fcntl.LOCK_SH)
 
     def _start(self, image: str, port: int) -> None:
@@ -70,7 +71,6 @@ class Registry:
             volumes={self._name: {"bind": "/var/lib/registry"}},
             detach=True,
         )
-        self._wait()
 
     def stop(self) -> bool:
         """Removes the container, unless another process uses it; the data stays.
