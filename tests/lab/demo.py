@@ -129,12 +129,9 @@ def _sideload(setup: Setup, kernel: LabKernel) -> None:
     client = docker.from_env()
     client.images.load(asset)
     local = f"install-zfs:{entry.slug}"
-    try:
-        _say(f"docker load; docker run --rm {local} info")
-        for line in client.containers.run(local, "info", remove=True).decode().splitlines():
-            _say(f"  {line}")
-    finally:
-        client.images.remove(str(client.images.get(local).id), force=True)
+    _say(f"docker load; docker run --rm {local} info")
+    for line in client.containers.run(local, "info", remove=True).decode().splitlines():
+        _say(f"  {line}")
 
 
 def _idle(setup: Setup) -> None:
